@@ -1,0 +1,45 @@
+# One command each; the first of them makes .venv and installs pinned versions.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup bench test lint type format micro clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP)  ## make .venv with pinned versions
+
+# torch comes first and exact: a later install must find it satisfied, never replace it.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "libra needs Python 3.11 to 3.13; set PYTHON=python3.x")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)" -c constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[engine,server,dev]'
+	touch $@
+
+bench: setup  ## the main job: compare policies on chatbot, in simulation at paper scale, then on the real CPU engine
+	$(BIN)/libra bench --workload chatbot --device sim:h800 --model llama3-8b --out runs/bench-sim
+	$(BIN)/libra bench --workload chatbot --device cpu --out runs/bench-cpu
+
+test: setup  ## the test suite
+	$(BIN)/python -m pytest
+
+lint: setup  ## ruff: style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: setup  ## mypy, strict
+	$(BIN)/mypy
+
+format: setup  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+micro: setup  ## the micro-benchmarks behind results/micro
+	$(BIN)/python -m pytest bench/micro --benchmark-only --benchmark-json=runs/micro.json
+
+clean:  ## remove what the targets above made
+	rm -rf $(VENV) runs models build *.egg-info .mypy_cache .ruff_cache .hypothesis .benchmarks

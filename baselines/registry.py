@@ -1,0 +1,46 @@
+"""Policies by name, and from a user's file."""
+
+import importlib.util
+from pathlib import Path
+
+from baselines.lru import LRU
+from baselines.order_only import ORDER_ONLY
+from baselines.slora import SLORA
+from baselines.vllm import VLLM, VLLM_ASYNC, VLLM_OFFLOAD
+from libra.cache.fastlibra import FASTLIBRA
+from libra.cache.policy import CachePolicy
+from libra.errors import LibraError
+from libra.registry import Registry
+
+POLICIES: Registry[CachePolicy] = Registry("policy")
+for _policy in (FASTLIBRA, VLLM, VLLM_ASYNC, VLLM_OFFLOAD, SLORA, LRU, ORDER_ONLY):
+    POLICIES.add(_policy.name, _policy)
+
+
+def find_policy(name: str) -> CachePolicy:
+    """A policy by registered name, or by ``path/to/file.py:variable``.
+
+    Raises LibraError on an unknown name, a file that cannot be run, or a variable that is no CachePolicy.
+    """
+    path, separator, variable = name.rpartition(":")
+    if separator and path.endswith(".py"):
+        return _load_policy(Path(path), variable)
+    return POLICIES[name]
+
+
+def _load_policy(path: Path, variable: str) -> CachePolicy:
+    if not path.is_file():
+        raise LibraError(f"policy file {path} does not exist; give --policy path/to/file.py:name")
+    spec = importlib.util.spec_from_file_location(f"user_policy_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise LibraError(f"policy file {path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise LibraError(f"policy file {path} fails on import: {type(error).__name__}: {error}") from error
+    policy = getattr(module, variable, None)
+    if not isinstance(policy, CachePolicy):
+        found = [key for key, value in vars(module).items() if isinstance(value, CachePolicy)]
+        raise LibraError(f"{path} has no CachePolicy named {variable!r}; it has: {', '.join(found) or 'none'}")
+    return policy

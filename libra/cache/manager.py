@@ -1,0 +1,443 @@
+"""The cache as the scheduler sees it: admit, grow, commit, release.
+
+    sequence.block_table   |  path: blocks of tree nodes, pinned  |  private: owned by the sequence (RUNNING)  |
+                           0                              len(path)                                 len(table)
+
+A private block moves to the path when it is full and enters the tree (``commit``).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import islice
+import numpy as np
+
+from libra.cache.memory import ADAPTER, KV, CacheMemory
+from libra.cache.policy import CachePolicy, Indices
+from libra.cache.pool import RUNNING
+from libra.cache.swapper import Swapper
+from libra.cache.tree import ABSENT, LEAVING, LOADING, PRESENT, ROOT, Residency
+from libra.engine.link import Direction, Priority, Transfer
+from libra.engine.sequence import Sequence
+from libra.errors import LibraError
+from libra.spec import AdapterSpec, ModelSpec
+
+
+class Admission(Enum):
+    """The answer to ``admit``."""
+
+    ADMITTED = "admitted"
+    SAVING = "waits for evicted blocks to be saved"
+    NO_ROOM = "does not fit now"
+
+
+@dataclass(slots=True)
+class Holding:
+    """What an admitted sequence holds: pinned nodes, private blocks, and the loads it waits for."""
+
+    adapter_node: int
+    path: list[int]
+    num_private: int
+    adapter_load: Transfer | None
+    kv_loads: list[Transfer]
+    shares: bool
+    hbm_hit_blocks: int = 0
+    host_hit_blocks: int = 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every load has ended and been collected."""
+        loads = self.kv_loads if self.adapter_load is None else [self.adapter_load, *self.kv_loads]
+        return all(load.collected for load in loads)
+
+    def load_times(self, admitted_s: float) -> tuple[float, float]:
+        """When the adapter and when everything was in HBM, not before ``admitted_s``."""
+        adapter = [] if self.adapter_load is None else [self.adapter_load.finished_s or 0.0]
+        adapter_done = max([admitted_s, *adapter])
+        return adapter_done, max([adapter_done, *(load.finished_s or 0.0 for load in self.kv_loads)])
+
+
+@dataclass(slots=True)
+class Claim:
+    """Blocks promised to a request that waits for saves, and the part of its path that HBM holds, kept from others."""
+
+    blocks: list[int] = field(default_factory=lambda: [0, 0])
+    pinned: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Plan:
+    """What admitting a sequence takes: pure arithmetic over one match."""
+
+    adapter_node: int
+    path: list[int]
+    loads: list[int]
+    needed: list[int]
+    new_blocks: int
+
+
+class CacheManager:
+    """One policy at work over one memory. All methods are called from the engine's thread."""
+
+    def __init__(
+        self,
+        memory: CacheMemory,
+        model: ModelSpec,
+        adapters: list[AdapterSpec],
+        block_tokens: int,
+        recompute_price: Callable[[int], float],
+    ) -> None:
+        """``recompute_price``: seconds of delay that computing so many prompt tokens causes now, over all requests.
+
+        Registers ``adapters`` in host memory as far as it has room, the rest on disk.
+
+        Raises LibraError when a static share cannot hold one slot, naming the smallest share that works.
+        """
+        self.memory = memory
+        self.policy: CachePolicy = memory.policy
+        self.block_tokens = block_tokens
+        self._recompute_price = recompute_price
+        self._kv_bytes = model.block_bytes(block_tokens)
+        self.holdings: dict[Sequence, Holding] = {}
+        self.claims: dict[Sequence, Claim] = {}
+        self._wanted: dict[int, None] = {}
+        self.swapper = Swapper(memory, self.policy.swapper) if self.policy.swapper else None
+        self._register(model, adapters)
+
+    def _register(self, model: ModelSpec, adapters: list[AdapterSpec]) -> None:
+        tree, host = self.memory.tree, self.memory.host
+        tree.add_adapter(None, 0, 0, 0)
+        sizes = {spec.adapter_id: spec.num_blocks(model, self.block_tokens) for spec in adapters}
+        largest = max(sizes.values(), default=0)
+        region = self.memory.region(ADAPTER)
+        if largest > region.num_blocks:
+            total = self.memory.hbm.num_blocks
+            raise LibraError(
+                f"policy {self.policy.name!r}: the largest adapter takes {largest} blocks, its region of HBM has "
+                f"{region.num_blocks} of {total}; give adapters a share of at least {largest / total:.3f} or more memory"
+            )
+        for spec in adapters:
+            exact = sizes[spec.adapter_id]
+            size = largest if self.policy.adapter_slots == "padded" else exact
+            node = tree.add_adapter(spec, size, exact, spec.num_bytes(model))
+            if host.num_free >= exact:
+                tree.host_blocks[node] = host.kv_region.allocate(exact, node)
+                tree.host[node] = PRESENT
+
+    # ---- asks ------------------------------------------------------------------------------------------------------
+
+    def adapter_node(self, adapter_id: str | None) -> int:
+        return self.memory.tree.adapter_nodes[adapter_id]
+
+    def adapter_tier(self, adapter_id: str | None) -> str:
+        """Where an adapter is: base | hbm | loading | host | disk (an adapter on its way out counts as hbm)."""
+        if adapter_id is None:
+            return "base"
+        residency = self.memory.tree.residency(self.adapter_node(adapter_id))
+        return "hbm" if residency is Residency.SAVING else residency.value
+
+    def reason_never_fits(self, sequence: Sequence) -> str | None:
+        """Why ``sequence`` could not run even alone in this cache, or None. Judged per policy."""
+        if sequence.adapter_id not in self.memory.tree.adapter_nodes:
+            return f"unknown adapter {sequence.adapter_id!r}"
+        kv_blocks = -(-(sequence.max_tokens - 1) // self.block_tokens)
+        adapter_blocks = int(self.memory.tree.size[self.adapter_node(sequence.adapter_id)])
+        room = self.memory.region(KV).num_blocks - (0 if self.memory.hbm.is_split else adapter_blocks)
+        if kv_blocks <= room:
+            return None
+        return f"needs {kv_blocks} KV blocks, the pool has {room} for it"
+
+    # ---- admission -------------------------------------------------------------------------------------------------
+
+    def admit(self, sequence: Sequence) -> Admission:
+        """Matches, pins, makes room and starts the loads of ``sequence``; all or nothing.
+
+        On ADMITTED its block table covers all known tokens and ``num_computed`` the reused ones. On SAVING, eviction
+        is under way and the blocks are claimed: ask again. On NO_ROOM nothing has changed.
+        """
+        self.release_claim(sequence)
+        memory, tree = self.memory, self.memory.tree
+        plan = self._plan(sequence)
+        path = np.array([plan.adapter_node, *plan.path], dtype=np.intp)
+        tree.pin(path)
+        kinds = [KV, ADAPTER] if memory.hbm.is_split else [KV]
+        needed = plan.needed if memory.hbm.is_split else [sum(plan.needed), 0]
+        coming_back = tree.hbm[path] == LEAVING
+        kept = [int(tree.size[path[coming_back & (tree.is_adapter[path] == bool(kind))]].sum()) for kind in (KV, ADAPTER)]
+        for kind in kinds:
+            if needed[kind] > memory.obtainable_blocks(kind) - memory.pooled(kept, kind):
+                tree.unpin(path)
+                return Admission.NO_ROOM
+        memory.rescue(path)
+        for kind in kinds:
+            shortage = needed[kind] - memory.soon_free_blocks(kind)
+            if shortage > 0:
+                memory.evict(kind, shortage)
+        if any(needed[kind] > memory.free_blocks(kind) for kind in kinds):
+            self._claim(sequence, path, plan.needed)
+            return Admission.SAVING
+        self._take(sequence, plan)
+        return Admission.ADMITTED
+
+    def _plan(self, sequence: Sequence) -> Plan:
+        tree = self.memory.tree
+        adapter_node = self.adapter_node(sequence.adapter_id)
+        num_blocks = -(-sequence.num_tokens // self.block_tokens)
+        path: list[int] = []
+        if self.policy.history_kv == "keep":
+            # At least the last known token is computed, for its logits.
+            matchable = (sequence.num_tokens - 1) // self.block_tokens
+            nodes = tree.match(adapter_node, sequence.hashes(matchable)[:matchable])
+            path = nodes.tolist()
+            from_host = nodes[tree.hbm[nodes] == ABSENT]
+            if len(from_host) and not self._worth_loading(len(from_host), len(path)):
+                path = path[: int((tree.hbm[nodes] == ABSENT).argmax())]
+        loads = [node for node in path if tree.hbm[node] == ABSENT]
+        adapter_blocks = 0
+        if tree.hbm[adapter_node] == ABSENT:
+            adapter_blocks = int(tree.size[adapter_node])
+            loads.insert(0, adapter_node)
+        new_blocks = num_blocks - len(path)
+        kv_loads = len(loads) - (1 if adapter_blocks else 0)
+        return Plan(adapter_node, path, loads, [kv_loads + new_blocks, adapter_blocks], new_blocks)
+
+    def _worth_loading(self, num_blocks: int, path_blocks: int) -> bool:
+        """Whether ``num_blocks`` of host KV come back sooner than they are recomputed (``reload: cheaper``)."""
+        if self.policy.reload == "always":
+            return True
+        seconds = self.memory.link.queue_seconds(Direction.IN, num_blocks * self._kv_bytes)
+        return seconds <= self._recompute_price(min(num_blocks, path_blocks) * self.block_tokens)
+
+    def _claim(self, sequence: Sequence, path: Indices, needed: list[int]) -> None:
+        """Keeps ``needed`` blocks and the leading HBM part of the pinned ``path`` for ``sequence``; unpins the rest."""
+        tree = self.memory.tree
+        inside = (tree.hbm[path] == PRESENT) | (tree.hbm[path] == LOADING)
+        kept = len(path) if inside.all() else int(inside.argmin())
+        tree.unpin(path[kept:])
+        self.claims[sequence] = Claim(needed, path[:kept].tolist())
+        for kind in (KV, ADAPTER):
+            self.memory.reserved[kind] += needed[kind]
+
+    def protect(self, sequence: Sequence) -> None:
+        """Claims what HBM holds of ``sequence``'s path, and no blocks: nobody behind it may evict that."""
+        plan = self._plan(sequence)
+        path = np.array([plan.adapter_node, *plan.path], dtype=np.intp)
+        self.memory.tree.pin(path)
+        self._claim(sequence, path, [0, 0])
+
+    def end_protection(self, sequences: Iterable[Sequence]) -> None:
+        """Releases the claims of ``sequences`` that hold no blocks."""
+        for sequence in sequences:
+            if sequence in self.claims and not any(self.claims[sequence].blocks):
+                self.release_claim(sequence)
+
+    def release_claim(self, sequence: Sequence) -> None:
+        """Gives back what ``sequence`` has claimed, if anything."""
+        claim = self.claims.pop(sequence, None)
+        if claim is None:
+            return
+        self.memory.tree.unpin(np.array(claim.pinned, dtype=np.intp))
+        for kind in (KV, ADAPTER):
+            self.memory.reserved[kind] -= claim.blocks[kind]
+
+    def _take(self, sequence: Sequence, plan: Plan) -> None:
+        memory, tree, now_s = self.memory, self.memory.tree, self.memory.clock.now()
+        nodes = np.array([plan.adapter_node, *plan.path], dtype=np.intp)
+        self._note_hits(nodes)
+        hbm_hits = sum(1 for node in plan.path if tree.hbm[node] != ABSENT)
+        memory.load(plan.loads, Priority.DEMAND)
+        private = memory.region(KV).allocate(plan.new_blocks, RUNNING)
+        adapter_load = memory.loading.get(plan.adapter_node)
+        kv_loads = list({memory.loading[node]: None for node in plan.path if node in memory.loading})
+        for load in kv_loads if adapter_load is None else [adapter_load, *kv_loads]:
+            memory.link.promote(load)
+        self.holdings[sequence] = Holding(
+            adapter_node=plan.adapter_node,
+            path=plan.path,
+            num_private=plan.new_blocks,
+            adapter_load=adapter_load,
+            kv_loads=kv_loads,
+            shares=self.policy.history_kv == "keep",
+            hbm_hit_blocks=hbm_hits,
+            host_hit_blocks=len(plan.path) - hbm_hits,
+        )
+        sequence.block_table = [tree.hbm_blocks[node][0] for node in plan.path] + private
+        sequence.adapter_blocks = tree.hbm_blocks[plan.adapter_node]
+        sequence.adapter_generation = memory.generations.get(plan.adapter_node, 0)
+        sequence.num_computed = len(plan.path) * self.block_tokens
+        self._note_use(nodes, now_s)
+        memory.demand.note_request(plan.adapter_node, now_s)
+
+    def _note_hits(self, nodes: Indices) -> None:
+        tree = self.memory.tree
+        useful = nodes[tree.prefetched[nodes]]
+        self.memory.counters.prefetch_used_bytes += int(tree.num_bytes[useful].sum())
+        tree.prefetched[useful] = False
+
+    def _note_use(self, nodes: Indices, now_s: float) -> None:
+        tree = self.memory.tree
+        visited = nodes if self.policy.visit_scope == "path" else nodes[-1:]
+        tree.touch(visited, now_s, visits=1)
+        self.memory.ranker.on_use(tree, visited, now_s)
+
+    # ---- while it runs ---------------------------------------------------------------------------------------------
+
+    def block_will_come(self) -> bool:
+        """Whether a KV block will come free without preempting anyone: by a save in flight or one still to start."""
+        tree, memory = self.memory.tree, self.memory
+        return memory.pooled(tree.leaving_blocks, KV) + memory.pooled(tree.evictable_blocks, KV) > 0
+
+    def _has_room(self, sequence: Sequence) -> bool:
+        return sequence.num_computed < len(sequence.block_table) * self.block_tokens
+
+    def grow(self, sequence: Sequence) -> bool:
+        """Gives ``sequence`` room for one more token. False: no block is free at this moment.
+
+        Running sequences come before claims. A missing block is evicted for; when it must be saved first, the sequence
+        sits out the step.
+        """
+        if self._has_room(sequence):
+            return True
+        region = self.memory.region(KV)
+        if region.num_free == 0:
+            coming = self.memory.pooled(self.memory.tree.leaving_blocks, KV)
+            if coming == 0 and self.memory.pooled(self.memory.tree.evictable_blocks, KV) > 0:
+                self.memory.evict(KV, 1)
+            if region.num_free == 0:
+                return False
+        sequence.block_table += region.allocate(1, RUNNING)
+        self.holdings[sequence].num_private += 1
+        return True
+
+    def commit(self, sequence: Sequence) -> None:
+        """Enters the blocks that ``num_computed`` has filled into the tree, so that others can share them."""
+        holding = self.holdings[sequence]
+        full = sequence.num_computed // self.block_tokens
+        if not holding.shares or full <= len(holding.path):
+            return
+        labels = sequence.hashes(full)
+        while holding.shares and len(holding.path) < full:
+            first = len(holding.path)
+            parent = holding.path[-1] if holding.path else holding.adapter_node
+            node = self.memory.tree.find(parent, labels[first])
+            if node is not None:
+                self._join(sequence, holding, node, first)
+            else:
+                self._insert(sequence, holding, parent, first, labels[first:full])
+
+    def _insert(self, sequence: Sequence, holding: Holding, parent: int, first: int, labels: list[int]) -> None:
+        """Adds a chain of new nodes; stops sharing when a label is taken elsewhere (a hash collision)."""
+        tree, now_s = self.memory.tree, self.memory.clock.now()
+        taken = next((i for i, label in enumerate(labels) if tree.has_label(label)), len(labels))
+        if taken == 0:
+            holding.shares = False
+            return
+        blocks = sequence.block_table[first : first + taken]
+        nodes = tree.add_kv(parent, labels[:taken], blocks, self._kv_bytes, now_s)
+        owners = self.memory.hbm.owner
+        for node, block in zip(nodes.tolist(), blocks, strict=True):
+            owners[block] = node
+        holding.path += nodes.tolist()
+        holding.num_private -= taken
+        self.memory.ranker.on_use(tree, nodes, now_s)
+
+    def _join(self, sequence: Sequence, holding: Holding, node: int, position: int) -> None:
+        """Meets a node that exists already: shares its block, or lends it this copy when HBM has none."""
+        memory, tree = self.memory, self.memory.tree
+        as_array = np.array([node], dtype=np.intp)
+        own = sequence.block_table[position]
+        memory.rescue(as_array)
+        if tree.hbm[node] == PRESENT:
+            sequence.block_table[position] = tree.hbm_blocks[node][0]
+            memory.region(KV).release([own])
+            memory.version += 1
+        elif tree.hbm[node] == ABSENT:
+            tree.hbm_blocks[node] = [own]
+            memory.region(KV).assign([own], node)
+            tree.set_hbm(node, PRESENT)
+        else:
+            # The node's own data is still on its way: this sequence goes on with its private copy of the block.
+            holding.shares = False
+            return
+        tree.pin(as_array)
+        holding.path.append(node)
+        holding.num_private -= 1
+
+    def release(self, sequence: Sequence) -> None:
+        """Unpins what ``sequence`` holds and frees its private blocks; full blocks stay as history.
+
+        For a sequence that finished, was preempted, or was aborted (loads in flight go on without it).
+        """
+        self.release_claim(sequence)
+        holding = self.holdings.pop(sequence, None)
+        if holding is None:
+            return
+        memory = self.memory
+        private = sequence.block_table[len(holding.path) :]
+        memory.region(KV).release(private)
+        nodes = np.array([holding.adapter_node, *holding.path], dtype=np.intp)
+        memory.tree.touch(nodes, memory.clock.now(), visits=0)
+        memory.tree.unpin(nodes)
+        if self.policy.write_back == "on_finish":
+            memory.write_back(holding.path)
+        sequence.block_table, sequence.adapter_blocks, sequence.num_computed = [], [], 0
+        memory.version += 1
+
+    # ---- ahead of need ---------------------------------------------------------------------------------------------
+
+    def collect(self) -> None:
+        """Takes note of the transfers that have ended. Raises LibraError when a copy failed."""
+        for transfer in self.memory.link.poll():
+            self.memory.complete(transfer)
+
+    def tick(self, num_running: int) -> None:
+        """Every interval: notes the batch size, and lets the swapper act."""
+        self.memory.demand.note_batch(self.memory.clock.now(), num_running)
+        if self.swapper is not None:
+            self.swapper.tick()
+
+    def look_ahead(self, waiting: Iterable[Sequence]) -> None:
+        """Loads adapters of queued requests into free blocks, and drops idle ones that nobody waits for, as the policy
+        says. Never evicts to prefetch."""
+        memory, tree = self.memory, self.memory.tree
+        if self.policy.prefetch == "queue":
+            queued = (self.adapter_node(sequence.adapter_id) for sequence in islice(waiting, self.policy.lookahead))
+            self._wanted = dict.fromkeys(queued)
+            for node in self._wanted:
+                if tree.hbm[node] == ABSENT and memory.free_blocks(ADAPTER) >= tree.size[node]:
+                    memory.load([node], Priority.PREFETCH)
+        if self.policy.idle_adapters == "discard":
+            idle = tree.is_adapter & tree.unpinned_in_hbm()
+            for node in np.flatnonzero(idle).tolist():
+                if node not in self._wanted:
+                    memory.discard(node)
+
+    # ---- proof -----------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Proves that pins, private blocks and claims add up (design, section 4). Raises AssertionError."""
+        memory, tree = self.memory, self.memory.tree
+        memory.check()
+        pins = np.zeros(tree.capacity, dtype=np.int64)
+        pins[ROOT] = pins[tree.adapter_nodes[None]] = 1
+        for holding in self.holdings.values():
+            np.add.at(pins, [holding.adapter_node, *holding.path], 1)
+        for claim in self.claims.values():
+            np.add.at(pins, np.array(claim.pinned, dtype=np.intp), 1)
+        for lineage in memory._load_pins.values():
+            np.add.at(pins, lineage, 1)
+        if (pins != tree.pins).any():
+            raise AssertionError(f"pins of node {int(np.flatnonzero(pins != tree.pins)[0])} do not add up")
+        private = 0
+        for sequence, holding in self.holdings.items():
+            if len(sequence.block_table) != len(holding.path) + holding.num_private:
+                raise AssertionError(f"request {sequence.request.id}: block table and holding differ")
+            for node, block in zip(holding.path, sequence.block_table, strict=False):
+                if tree.hbm_blocks[node] != [block]:
+                    raise AssertionError(f"request {sequence.request.id}: points at a block of nobody's node")
+            private += holding.num_private
+        if private != memory.hbm.owner.count(RUNNING):
+            raise AssertionError("private blocks leaked")
+        for kind in (KV, ADAPTER):
+            if memory.reserved[kind] != sum(claim.blocks[kind] for claim in self.claims.values()):
+                raise AssertionError("reserved blocks and claims differ")

@@ -1,0 +1,136 @@
+"""The contract of a cache policy: a choice of mechanisms and a ranking, as data.
+
+The engine never asks which policy it holds. A new policy is a ``CachePolicy`` value, perhaps with a new ``Ranker``;
+``libra bench --policy path/to/file.py:name`` loads it.
+"""
+
+from abc import ABC, abstractmethod
+from copy import copy
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from libra.errors import LibraError
+
+if TYPE_CHECKING:
+    from libra.cache.tree import DependencyTree
+
+Scores = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
+Swap = Literal["out", "in"]
+
+
+@dataclass(frozen=True, slots=True)
+class RankingContext:
+    """What a ranker may know beside the nodes.
+
+    ``now_s``: the clock. ``swap``: the decision the scores are for. ``adapters_in_hbm``: adapters resident or loading.
+    ``low_lora``: Eq. 3, the adapters expected to be needed. ``link_bytes_per_s``: host link bandwidth.
+    ``block_bytes``: size of a block.
+    """
+
+    now_s: float
+    swap: Swap
+    adapters_in_hbm: int
+    low_lora: float
+    link_bytes_per_s: float
+    block_bytes: int
+
+
+class Ranker(ABC):
+    """Scores nodes, higher = keep (or bring back first). Vectorised: one call scores every candidate.
+
+    Ties fall to the deeper node, then to the lower node index. A ranker may keep state of its own; each cache gets a
+    ``fresh`` copy, and ``on_use`` tells it of every match and insertion.
+    """
+
+    # Whether scores change when an adapter enters or leaves HBM: the swapper then ranks anew after each (paper, 0.1).
+    depends_on_adapter_count: bool = False
+
+    @abstractmethod
+    def score(self, tree: "DependencyTree", nodes: Indices, context: RankingContext) -> Scores:
+        """Scores of ``nodes``, float64 [len(nodes)], finite. Reads the tree's columns; mutates nothing."""
+
+    def fresh(self) -> "Ranker":
+        """A copy for one cache: override when the ranker holds mutable state."""
+        return copy(self)
+
+    def on_use(self, tree: "DependencyTree", nodes: Indices, now_s: float) -> None:
+        """Called after ``nodes`` were generated or matched at ``now_s``; the tree's columns are already updated."""
+        return
+
+    def on_leave(self, tree: "DependencyTree", node: int, now_s: float) -> None:
+        """Called when ``node`` is chosen to leave HBM."""
+        return
+
+
+@dataclass(frozen=True, slots=True)
+class SwapperConfig:
+    """FASTLIBRA's watermark swapper (paper 0.1): every ``tick_s``, above ``high`` HBM use swap out until below it;
+    below ``low`` swap in until there. ``prefetch`` False keeps only the first half."""
+
+    tick_s: float = 0.1
+    high: float = 0.95
+    low: float = 0.70
+    prefetch: bool = True
+
+    def __post_init__(self) -> None:
+        if not (self.tick_s > 0 and 0 <= self.low <= self.high <= 1):
+            raise LibraError(f"swapper: need tick_s > 0 and 0 <= low <= high <= 1, got {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class CachePolicy:
+    """Everything that tells one published system from another (design, section 7).
+
+    name: shown in tables.
+    summary: one line for ``libra policies``.
+    ranker: what to keep.
+    adapter_share: None = one unified pool; else the static share of HBM blocks set aside for adapters.
+    dependency: a node may be in HBM only while its parent is (no invalid KV by construction).
+    history_kv: keep finished requests' KV for reuse, or discard it (then nothing is shared either).
+    idle_adapters: keep an adapter in HBM when no request uses it, or discard it at once.
+    host_kv_tier: evicted KV goes to host memory instead of being dropped.
+    write_back: save KV to the host tier when evicted, or already when its request finishes.
+    reload: bring host KV back always, or only where that is cheaper than recomputing it.
+    swapper: the watermark swapper, or None.
+    prefetch: load adapters of queued requests ahead of their admission, looking ``lookahead`` requests deep.
+    adapter_load: async = others run meanwhile; blocking = the load stalls the whole step.
+    adapter_slots: adapters take their exact size in HBM, or a slot padded to the largest rank.
+    visit_scope: a match counts for every node of the path, or for the deepest only (design, section 12).
+    visit_half_life_s: decay of visit counts.
+    max_pass_s: how long requests behind it may pass a waiting request.
+    """
+
+    name: str
+    summary: str
+    ranker: Ranker
+    adapter_share: float | None = None
+    dependency: bool = True
+    history_kv: Literal["keep", "discard"] = "keep"
+    idle_adapters: Literal["keep", "discard"] = "keep"
+    host_kv_tier: bool = True
+    write_back: Literal["on_evict", "on_finish"] = "on_evict"
+    reload: Literal["always", "cheaper"] = "always"
+    swapper: SwapperConfig | None = None
+    prefetch: Literal["none", "queue"] = "none"
+    lookahead: int = 32
+    adapter_load: Literal["async", "blocking"] = "async"
+    adapter_slots: Literal["exact", "padded"] = "exact"
+    visit_scope: Literal["path", "last"] = "path"
+    visit_half_life_s: float = 60.0
+    max_pass_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.adapter_share is not None and not 0 < self.adapter_share < 1:
+            raise LibraError(f"policy {self.name!r}: adapter_share must lie between 0 and 1, got {self.adapter_share}")
+        if self.write_back == "on_finish" and not self.host_kv_tier:
+            raise LibraError(f"policy {self.name!r}: write_back on_finish needs host_kv_tier")
+        if self.visit_half_life_s <= 0 or self.max_pass_s < 0:
+            raise LibraError(f"policy {self.name!r}: visit_half_life_s must be > 0 and max_pass_s >= 0")
+
+    def settings(self) -> dict[str, object]:
+        """The fields as plain values, for meta.json and ``libra policies``."""
+        return {f.name: str(getattr(self, f.name)) for f in fields(self)}

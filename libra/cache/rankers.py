@@ -1,0 +1,25 @@
+"""Rankings that need no cost model."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from libra.cache.policy import Indices, Ranker, RankingContext, Scores
+from libra.cache.tree import DependencyTree
+
+
+@dataclass(frozen=True)
+class LeastRecentlyUsed(Ranker):
+    """Score = last use. Nodes of one path share it, and the tie rule takes the tail of the path first."""
+
+    def score(self, tree: DependencyTree, nodes: Indices, context: RankingContext) -> Scores:
+        return tree.last_use[nodes]
+
+
+@dataclass(frozen=True)
+class KvBeforeAdapters(Ranker):
+    """KV first, adapters only when no KV is left, least recently used within each."""
+
+    def score(self, tree: DependencyTree, nodes: Indices, context: RankingContext) -> Scores:
+        # Last uses never exceed now, so adding now + 1 lifts every adapter above every KV node.
+        return tree.last_use[nodes] + np.where(tree.is_adapter[nodes], context.now_s + 1.0, 0.0)

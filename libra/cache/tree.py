@@ -1,0 +1,325 @@
+"""The dependency tree: adapters under a root, KV blocks under their adapter (paper 0.1; design, section 4).
+
+Node state lives in columns (numpy arrays indexed by node), so that scoring all nodes is one vector expression.
+Where a node's data is takes two columns, since HBM and host memory can hold a copy at the same time:
+
+    hbm    ABSENT -> LOADING -> PRESENT -> LEAVING -> ABSENT    LEAVING: evicted, its save is still in flight
+    host   ABSENT -> SAVING  -> PRESENT -> ABSENT
+
+An adapter with neither copy is on disk; a KV node with neither is gone, and stays in the tree only while it has
+children (which happens only without the dependency rule).
+"""
+
+from collections.abc import Iterable, Sequence
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+
+from libra.cache.policy import Indices
+from libra.spec import AdapterSpec
+from libra.tokens import adapter_seed
+
+ROOT = 0
+ABSENT, LOADING, PRESENT, LEAVING, SAVING = 0, 1, 2, 3, 4
+NEVER_VISITED = -30.0  # log visits of an adapter nobody has asked for: finite, and below any real count
+
+
+COLUMNS: dict[str, type[np.generic]] = {
+    "in_use": np.bool_,
+    "is_adapter": np.bool_,
+    "prefetched": np.bool_,
+    "parent": np.intp,
+    "adapter": np.intp,
+    "depth": np.int32,
+    "hbm": np.int8,
+    "host": np.int8,
+    "pins": np.int32,
+    "children": np.int32,
+    "hbm_children": np.int32,
+    "size": np.int32,
+    "host_size": np.int32,
+    "num_bytes": np.int64,
+    "log_visits": np.float64,
+    "last_use": np.float64,
+    "created": np.float64,
+}
+
+
+class Residency(Enum):
+    """Where a node is, in one word."""
+
+    HBM = "hbm"
+    HOST = "host"
+    LOADING = "loading"
+    SAVING = "saving"
+    DISK = "disk"
+    GONE = "gone"
+
+
+class DependencyTree:
+    """Nodes and their columns. Moves no data and owns no blocks: the cache manager does, and keeps this in step.
+
+    Columns, one entry per node (``size`` in blocks, times in seconds):
+    is_adapter, parent, adapter (node index), depth (adapter = 1), hbm, host, pins, children, hbm_children (children in
+    HBM or LOADING), size, host_size, num_bytes (what a transfer moves), log_visits (decayed count at ``last_use``),
+    last_use, created, prefetched (brought in ahead of need and not used since).
+    """
+
+    in_use: npt.NDArray[np.bool_]
+    is_adapter: npt.NDArray[np.bool_]
+    prefetched: npt.NDArray[np.bool_]
+    parent: npt.NDArray[np.intp]
+    adapter: npt.NDArray[np.intp]
+    depth: npt.NDArray[np.int32]
+    hbm: npt.NDArray[np.int8]
+    host: npt.NDArray[np.int8]
+    pins: npt.NDArray[np.int32]
+    children: npt.NDArray[np.int32]
+    hbm_children: npt.NDArray[np.int32]
+    size: npt.NDArray[np.int32]
+    host_size: npt.NDArray[np.int32]
+    num_bytes: npt.NDArray[np.int64]
+    log_visits: npt.NDArray[np.float64]
+    last_use: npt.NDArray[np.float64]
+    created: npt.NDArray[np.float64]
+
+    def __init__(self, visit_half_life_s: float, capacity: int = 1024) -> None:
+        self.decay_rate = float(np.log(2.0)) / visit_half_life_s
+        for column, dtype in COLUMNS.items():
+            setattr(self, column, np.zeros(capacity, dtype=dtype))
+        self.labels: list[int] = [0] * capacity
+        self.hbm_blocks: list[list[int]] = [[] for _ in range(capacity)]
+        self.host_blocks: list[list[int]] = [[] for _ in range(capacity)]
+        self.adapter_nodes: dict[str | None, int] = {}
+        self.adapter_ids: dict[int, str | None] = {}
+        self._index: dict[int, int] = {}
+        self._free_nodes = list(range(capacity - 1, ROOT, -1))
+        # Blocks of unpinned PRESENT nodes, [KV, adapters]: what eviction could free in the end.
+        self.evictable_blocks = [0, 0]
+        self.leaving_blocks = [0, 0]
+        self.adapters_in_hbm = 0
+        self.hbm[ROOT], self.pins[ROOT], self.parent[ROOT] = PRESENT, 1, ROOT
+
+    @property
+    def capacity(self) -> int:
+        return len(self.labels)
+
+    def __len__(self) -> int:
+        """Nodes in the tree, the root left out."""
+        return self.capacity - 1 - len(self._free_nodes)
+
+    # ---- nodes -----------------------------------------------------------------------------------------------------
+
+    def add_adapter(self, spec: AdapterSpec | None, size: int, host_size: int, num_bytes: int) -> int:
+        """Adds an adapter's node, resident nowhere. ``spec`` None is the base model: no blocks, always in HBM."""
+        adapter_id = None if spec is None else spec.adapter_id
+        if adapter_id in self.adapter_nodes:
+            raise ValueError(f"adapter {adapter_id!r} is in the tree already")
+        (node,) = self._new_nodes(1)
+        self.is_adapter[node] = True
+        self.parent[node], self.adapter[node], self.depth[node] = ROOT, node, 1
+        self.size[node], self.host_size[node], self.num_bytes[node] = size, host_size, num_bytes
+        self.log_visits[node] = NEVER_VISITED
+        self.labels[node] = adapter_seed(adapter_id)
+        self.adapter_nodes[adapter_id], self.adapter_ids[node] = node, adapter_id
+        self.children[ROOT] += 1
+        if spec is None:
+            self.hbm[node], self.pins[node] = PRESENT, 1
+            self.hbm_children[ROOT] += 1
+        return node
+
+    def add_kv(self, parent: int, labels: Sequence[int], blocks: Sequence[int], num_bytes: int, now_s: float) -> Indices:
+        """Adds a chain of KV nodes below ``parent``, in HBM and pinned once, one block each."""
+        count = len(labels)
+        nodes = np.array(self._new_nodes(count), dtype=np.intp)
+        self.parent[nodes[0]], self.parent[nodes[1:]] = parent, nodes[:-1]
+        self.adapter[nodes] = self.adapter[parent]
+        self.depth[nodes] = np.arange(count) + (self.depth[parent] + 1)
+        self.hbm[nodes], self.pins[nodes] = PRESENT, 1
+        self.children[nodes[:-1]] = self.hbm_children[nodes[:-1]] = 1
+        self.children[parent] += 1
+        self.hbm_children[parent] += 1
+        self.size[nodes] = self.host_size[nodes] = 1
+        self.num_bytes[nodes] = num_bytes
+        self.last_use[nodes] = self.created[nodes] = now_s
+        for node, label, block in zip(nodes.tolist(), labels, blocks, strict=True):
+            self._index[label] = node
+            self.labels[node] = label
+            self.hbm_blocks[node] = [block]
+        return nodes
+
+    def find(self, parent: int, label: int) -> int | None:
+        """The KV child of ``parent`` with this label, whatever its residency."""
+        node = self._index.get(label)
+        return node if node is not None and self.parent[node] == parent else None
+
+    def has_label(self, label: int) -> bool:
+        return label in self._index
+
+    def match(self, adapter_node: int, labels: Sequence[int]) -> Indices:
+        """The longest chain of nodes below ``adapter_node`` with these labels that HBM or host memory holds.
+
+        The chain is verified by parents, not by labels alone: whatever collides, no node of another adapter is
+        ever returned (invariant 4).
+        """
+        found = list(map(self._index.get, labels))
+        if None in found:
+            found = found[: found.index(None)]
+        nodes = np.array(found, dtype=np.intp)
+        if len(nodes) == 0:
+            return nodes
+        usable = (self.hbm[nodes] != ABSENT) | (self.host[nodes] == PRESENT)
+        usable[0] &= self.parent[nodes[0]] == adapter_node
+        usable[1:] &= self.parent[nodes[1:]] == nodes[:-1]
+        return nodes if usable.all() else nodes[: int(usable.argmin())]
+
+    def remove_if_gone(self, node: int) -> None:
+        """Deletes a KV node that holds nothing and has no children, then its parent on the same terms."""
+        while not self.is_adapter[node] and node != ROOT:
+            if self.hbm[node] != ABSENT or self.host[node] != ABSENT or self.children[node] or self.pins[node]:
+                return
+            parent = int(self.parent[node])
+            del self._index[self.labels[node]]
+            for column in COLUMNS:
+                getattr(self, column)[node] = 0
+            self._free_nodes.append(node)
+            self.children[parent] -= 1
+            node = parent
+
+    def _new_nodes(self, count: int) -> list[int]:
+        while len(self._free_nodes) < count:
+            self._grow()
+        nodes = self._free_nodes[: -count - 1 : -1]
+        del self._free_nodes[-count:]
+        self.in_use[nodes] = True
+        return nodes
+
+    def _grow(self) -> None:
+        old = self.capacity
+        for column in COLUMNS:
+            values = getattr(self, column)
+            setattr(self, column, np.concatenate([values, np.zeros_like(values)]))
+        self.labels.extend([0] * old)
+        self.hbm_blocks.extend([] for _ in range(old))
+        self.host_blocks.extend([] for _ in range(old))
+        self._free_nodes[:0] = range(2 * old - 1, old - 1, -1)
+
+    # ---- state -----------------------------------------------------------------------------------------------------
+
+    def set_hbm(self, node: int, state: int) -> None:
+        """Moves ``node`` to an HBM state and keeps every count that depends on it."""
+        old, self.hbm[node] = self.hbm[node], state
+        kind, size = int(self.is_adapter[node]), int(self.size[node])
+        step = (state in (LOADING, PRESENT)) - (old in (LOADING, PRESENT))
+        if step:
+            self.hbm_children[self.parent[node]] += step
+            if kind:
+                self.adapters_in_hbm += step
+        if self.pins[node] == 0:
+            self.evictable_blocks[kind] += size * (int(state == PRESENT) - int(old == PRESENT))
+        self.leaving_blocks[kind] += size * (int(state == LEAVING) - int(old == LEAVING))
+
+    def pin(self, nodes: Indices) -> None:
+        """Pins each of ``nodes`` once more."""
+        self._count_evictable(nodes[self.pins[nodes] == 0], -1)
+        self.pins[nodes] += 1
+
+    def unpin(self, nodes: Indices) -> None:
+        """Takes one pin off each of ``nodes``."""
+        self.pins[nodes] -= 1
+        self._count_evictable(nodes[self.pins[nodes] == 0], +1)
+
+    def _count_evictable(self, nodes: Indices, sign: int) -> None:
+        present = nodes[self.hbm[nodes] == PRESENT]
+        adapters = int(self.size[present[self.is_adapter[present]]].sum())
+        self.evictable_blocks[1] += sign * adapters
+        self.evictable_blocks[0] += sign * (int(self.size[present].sum()) - adapters)
+
+    def touch(self, nodes: Indices, now_s: float, visits: int) -> None:
+        """Decays the visit counts of ``nodes`` to ``now_s``, adds ``visits`` (0 or 1), and sets their last use."""
+        decayed = self.log_visits[nodes] - (now_s - self.last_use[nodes]) * self.decay_rate
+        self.log_visits[nodes] = np.logaddexp(decayed, 0.0) if visits else np.maximum(decayed, NEVER_VISITED)
+        self.last_use[nodes] = now_s
+
+    def log_visits_at(self, nodes: Indices, now_s: float) -> npt.NDArray[np.float64]:
+        """Natural log of the visit counts decayed to ``now_s``; never below NEVER_VISITED."""
+        decayed = self.log_visits[nodes] - (now_s - self.last_use[nodes]) * self.decay_rate
+        return np.maximum(decayed, NEVER_VISITED)
+
+    def residency(self, node: int) -> Residency:
+        hbm, host = self.hbm[node], self.host[node]
+        if hbm == LOADING:
+            return Residency.LOADING
+        if hbm == LEAVING:
+            return Residency.SAVING
+        if hbm == PRESENT:
+            return Residency.HBM
+        if host == PRESENT:
+            return Residency.HOST
+        return Residency.DISK if self.is_adapter[node] else Residency.GONE
+
+    # ---- views -----------------------------------------------------------------------------------------------------
+
+    def nodes_where(self, mask: npt.NDArray[np.bool_]) -> Indices:
+        return np.flatnonzero(mask)
+
+    def unpinned_in_hbm(self) -> npt.NDArray[np.bool_]:
+        """Mask of the nodes that eviction may come to, leaves or not."""
+        return (self.hbm == PRESENT) & (self.pins == 0) & (self.size > 0)
+
+    def host_frontier(self) -> npt.NDArray[np.bool_]:
+        """Mask of the nodes only host memory holds whose parent is in HBM (invariant 3)."""
+        parent_in_hbm = (self.hbm[self.parent] == PRESENT) | (self.hbm[self.parent] == LOADING)
+        return (self.host == PRESENT) & (self.hbm == ABSENT) & parent_in_hbm & self.in_use
+
+    def usable_in_hbm(self) -> npt.NDArray[np.bool_]:
+        """Mask of nodes that are in HBM with all their ancestors; the rest of the KV in HBM is *invalid KV*."""
+        usable = (self.hbm == PRESENT) | (self.hbm == LOADING)
+        usable[ROOT] = True
+        ancestor = self.parent.copy()
+        # Each round doubles how far up a node has looked: log2(depth) rounds.
+        while ancestor.any():
+            usable &= usable[ancestor]
+            ancestor = ancestor[ancestor]
+        return usable
+
+    def children_of(self, node: int) -> Iterable[int]:
+        """Children of ``node``. A scan of the column: for checks and prefetch, not for hot paths."""
+        return np.flatnonzero((self.parent == node) & self.in_use).tolist()
+
+    def check(self, dependency: bool) -> None:
+        """Proves the tree's invariants (design, section 4). Raises AssertionError naming the node."""
+        nodes = np.flatnonzero(self.in_use)
+        nodes = nodes[nodes != ROOT]
+        in_hbm = (self.hbm == PRESENT) | (self.hbm == LOADING)
+        parents = self.parent[nodes]
+        if dependency:
+            _none(nodes, in_hbm[nodes] & ~in_hbm[parents], "is in HBM without its parent")
+        pinned = self.pins[nodes] > 0
+        _none(nodes, self.pins[nodes] < 0, "has negative pins")
+        _none(nodes, pinned & ~in_hbm[nodes], "is pinned outside HBM")
+        _none(nodes, pinned & ~in_hbm[parents], "is pinned below an ancestor outside HBM")
+        _none(nodes, pinned & (self.pins[parents] == 0), "is pinned below an unpinned ancestor")
+        _none(nodes, ~self.is_adapter[nodes] & (self.adapter[nodes] != self.adapter[parents]), "crossed adapters")
+        counts = np.bincount(parents, minlength=self.capacity)
+        hbm_counts = np.bincount(parents[in_hbm[nodes]], minlength=self.capacity)
+        everyone = np.append(nodes, ROOT)
+        _none(everyone, (self.children != counts)[everyone], "miscounts its children")
+        _none(everyone, (self.hbm_children != hbm_counts)[everyone], "miscounts its children in HBM")
+        for kind in (0, 1):
+            of_kind = nodes[self.is_adapter[nodes] == bool(kind)]
+            free_to_go = of_kind[(self.hbm[of_kind] == PRESENT) & (self.pins[of_kind] == 0)]
+            if self.size[free_to_go].sum() != self.evictable_blocks[kind]:
+                raise AssertionError(f"evictable_blocks[{kind}] is {self.evictable_blocks[kind]}, not the nodes' sum")
+            leaving = of_kind[self.hbm[of_kind] == LEAVING]
+            if self.size[leaving].sum() != self.leaving_blocks[kind]:
+                raise AssertionError(f"leaving_blocks[{kind}] is {self.leaving_blocks[kind]}, not the nodes' sum")
+        for label, node in self._index.items():
+            if self.labels[node] != label or not self.in_use[node]:
+                raise AssertionError(f"label {label:x} leads to node {node}, which does not carry it")
+
+
+def _none(nodes: Indices, bad: npt.NDArray[np.bool_], fault: str) -> None:
+    if bad.any():
+        raise AssertionError(f"node {int(nodes[bad][0])} {fault}")

@@ -1,0 +1,1 @@
+"""The engine: step loop, scheduler, executors and links."""

@@ -1,0 +1,97 @@
+"""Transfers between host memory (or disk) and HBM: the contract, and the simulated link."""
+
+import heapq
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from typing import NamedTuple
+
+from libra.clock import Clock
+
+
+class Direction(Enum):
+    """One channel each; they run at the same time."""
+
+    IN = "host to HBM"
+    OUT = "HBM to host"
+    DISK = "disk to HBM"
+
+
+class Priority(IntEnum):
+    """Within a channel, demand goes before prefetch; FIFO within each."""
+
+    DEMAND = 0
+    PREFETCH = 1
+
+
+@dataclass(slots=True, eq=False)
+class Transfer:
+    """A copy of whole blocks: ``hbm_blocks[i]`` to or from ``host_blocks[i]``.
+
+    ``nodes`` are the tree nodes the blocks belong to, in the order of the blocks. A DISK transfer has no host blocks:
+    it fills ``hbm_blocks`` with the weights of ``adapter_id``. ``num_bytes`` is what crosses the link (an adapter's
+    last block is sent only as far as it is filled). The link sets ``started_s`` and ``finished_s``; ``collected`` is set
+    when the cache has taken note of the end.
+    """
+
+    direction: Direction
+    nodes: list[int]
+    hbm_blocks: list[int]
+    host_blocks: list[int]
+    num_bytes: int
+    priority: Priority = Priority.DEMAND
+    adapter_id: str | None = None
+    submitted_s: float = 0.0
+    started_s: float | None = None
+    finished_s: float | None = None
+    collected: bool = False
+
+
+class Link(ABC):
+    """Full-duplex transfers. Submission returns at once; data is in place when ``poll`` returns the transfer."""
+
+    @abstractmethod
+    def submit(self, transfer: Transfer) -> None:
+        """Queues ``transfer``. Its blocks must not be read or written by others until ``poll`` returns it."""
+
+    @abstractmethod
+    def promote(self, transfer: Transfer) -> None:
+        """Gives a queued prefetch demand priority; no effect once it has started."""
+
+    @abstractmethod
+    def poll(self) -> list[Transfer]:
+        """Transfers finished by the clock's now, each returned once, in order of completion.
+
+        Raises LibraError when a copy failed.
+        """
+
+    @abstractmethod
+    def next_completion_s(self) -> float | None:
+        """When the next transfer finishes if that is known in advance (simulation), else None."""
+
+    @abstractmethod
+    def pending(self) -> bool:
+        """Whether any submitted transfer has not been polled yet."""
+
+    @abstractmethod
+    def wait(self, transfer: Transfer) -> None:
+        """Blocks the caller (advances the clock) until ``transfer`` is finished; ``poll`` still returns it."""
+
+    @abstractmethod
+    def queue_seconds(self, direction: Direction, num_bytes: int) -> float:
+        """Estimated time until a demand transfer of ``num_bytes`` submitted now would finish."""
+
+    @abstractmethod
+    def bytes_per_s(self, direction: Direction) -> float:
+        """Bandwidth of one channel."""
+
+    def close(self) -> None:  # noqa: B027 - only links with threads have something to stop
+        """Stops background work. The link must not be used afterwards."""
+
+
+class Copier(ABC):
+    """Moves the data of a transfer between real arenas."""
+
+    @abstractmethod
+    def copy(self, transfer: Transfer) -> None:
+        """Copies the blocks; returns when they are in place. Raises LibraError when the source cannot be read."""

@@ -1,0 +1,82 @@
+"""What a step costs on a device: a roofline with stated coefficients."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from libra.errors import LibraError, unknown
+from libra.spec import DeviceSpec, ModelSpec
+
+# Shares of the datasheet's rates that a good engine reaches; measured profiles replace them.
+COMPUTE_EFFICIENCY = 0.6
+MEMORY_EFFICIENCY = 0.8
+LINK_EFFICIENCY = 0.85
+STEP_OVERHEAD_S = 1.5e-3
+# Two LoRA kernels for each of three groups of modules per layer, about 2 us each in a captured graph.
+ADAPTER_OVERHEAD_PER_LAYER_S = 12e-6
+ALL_REDUCE_LATENCY_S = 8e-6
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Coefficients of one (device, model, tensor parallelism); rates are over all GPUs together.
+
+    A step takes ``step_overhead_s + max(flops / flops_per_s, bytes / memory_bytes_per_s) + communication + adapters``,
+    where adapters = ``adapter_overhead_s`` if any is in the batch + their bytes / ``memory_bytes_per_s`` + their flops
+    / ``flops_per_s``. ``source`` says how the coefficients were got and goes into every caption.
+    """
+
+    name: str
+    source: str
+    flops_per_s: float
+    memory_bytes_per_s: float
+    step_overhead_s: float
+    adapter_overhead_s: float
+    communication_per_step_s: float
+    communication_per_token_s: float
+    link_bytes_per_s: float
+    link_latency_s: float
+    disk_bytes_per_s: float
+    disk_latency_s: float
+    r_squared: float | None = None
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+def load_profile(path: Path) -> Profile:
+    """Reads a profile; raises LibraError on a file that is not one."""
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise LibraError(f"profile {path}: cannot be read as JSON ({error}); write one with Profile.save") from error
+    known = {field.name for field in fields(Profile)}
+    for key in values:
+        if key not in known:
+            raise unknown(f"field in profile {path}:", key, known)
+    try:
+        return Profile(**values)
+    except TypeError as error:
+        raise LibraError(f"profile {path}: {error}") from error
+
+
+def datasheet_profile(device: DeviceSpec, model: ModelSpec, tensor_parallel: int) -> Profile:
+    """A profile from datasheet rates and the stated efficiencies, nothing measured."""
+    exchanged = 2 * (tensor_parallel - 1) / tensor_parallel * model.hidden_size * model.dtype_bytes
+    reductions = 2 * model.num_layers if tensor_parallel > 1 else 0
+    return Profile(
+        name=f"{device.name}-{model.name}-tp{tensor_parallel}",
+        source=(
+            f"datasheet rates x {COMPUTE_EFFICIENCY} compute, {MEMORY_EFFICIENCY} memory, {LINK_EFFICIENCY} link"
+        ),
+        flops_per_s=device.flops_per_s * tensor_parallel * COMPUTE_EFFICIENCY,
+        memory_bytes_per_s=device.hbm_bytes_per_s * tensor_parallel * MEMORY_EFFICIENCY,
+        step_overhead_s=STEP_OVERHEAD_S,
+        adapter_overhead_s=ADAPTER_OVERHEAD_PER_LAYER_S * model.num_layers,
+        communication_per_step_s=reductions * ALL_REDUCE_LATENCY_S,
+        communication_per_token_s=reductions * exchanged / device.peer_bytes_per_s,
+        link_bytes_per_s=device.link_bytes_per_s * tensor_parallel * LINK_EFFICIENCY,
+        link_latency_s=device.link_latency_s,
+        disk_bytes_per_s=device.disk_bytes_per_s,
+        disk_latency_s=device.disk_latency_s,
+    )

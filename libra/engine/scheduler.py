@@ -1,0 +1,193 @@
+"""Who computes what in the next step: continuous batching with chunked prefill and adapter-aware admission."""
+
+from collections import deque
+from collections.abc import Iterable
+from itertools import islice
+
+from libra.cache.manager import Admission, CacheManager
+from libra.engine.config import EngineConfig
+from libra.engine.executor import PrefillChunk, StepBatch
+from libra.engine.sequence import Sequence, SequenceState
+
+
+class Scheduler:
+    """Queues and the batch of each step. Policy-blind: it asks the cache manager and reads the policy's data.
+
+    A sequence is in exactly one of ``waiting`` (FCFS), ``loading`` (admitted, its adapter or KV on the way) and
+    ``running`` (in order of admission).
+    """
+
+    def __init__(self, config: EngineConfig, manager: CacheManager) -> None:
+        self.config = config
+        self.manager = manager
+        self.waiting: deque[Sequence] = deque()
+        self.loading: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self.num_preemptions = 0
+        self.stall_s = 0.0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.waiting or self.loading or self.running)
+
+    def schedule(self) -> StepBatch:
+        """The next step's batch; empty when everybody waits for a transfer. Admits, preempts and starts loads."""
+        batch = StepBatch()
+        self._start_loaded()
+        budget = self._schedule_decodes(batch, self.config.max_num_batched_tokens)
+        budget = self._schedule_prefills(batch, self.running, budget)
+        self._admit(batch, budget)
+        self.manager.look_ahead(self.waiting)
+        return batch
+
+    # ---- running sequences -----------------------------------------------------------------------------------------
+
+    def _schedule_decodes(self, batch: StepBatch, budget: int) -> int:
+        """One token for every sequence past its prefill; preempts the youngest when a block is nowhere to be had."""
+        for sequence in list(self.running):
+            if not sequence.is_decoding or sequence.state is not SequenceState.RUNNING:
+                continue
+            if budget == 0:
+                return 0
+            if self._make_room(sequence, batch):
+                batch.decode.append(sequence)
+                budget -= 1
+        return budget
+
+    def _make_room(self, sequence: Sequence, batch: StepBatch) -> bool:
+        while not self.manager.grow(sequence):
+            if self.manager.block_will_come():
+                return False
+            youngest = self.running[-1]
+            self.preempt(youngest)
+            if youngest in batch.decode:
+                batch.decode.remove(youngest)
+            if youngest is sequence:
+                return False
+        return True
+
+    @staticmethod
+    def _schedule_prefills(batch: StepBatch, sequences: Iterable[Sequence], budget: int) -> int:
+        """Chunks of prompts in order of admission, within ``budget`` tokens."""
+        for sequence in sequences:
+            if budget == 0:
+                break
+            if sequence.is_decoding:
+                continue
+            count = min(sequence.num_tokens - sequence.num_computed, budget)
+            batch.prefill.append(PrefillChunk(sequence, count))
+            budget -= count
+        return budget
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Sends a running sequence back to the head of the queue; its full blocks stay as history."""
+        now_s = self.manager.memory.clock.now()
+        self.manager.release(sequence)
+        self.running.remove(sequence)
+        self.waiting.appendleft(sequence)
+        sequence.state = SequenceState.WAITING
+        sequence.record.preemptions += 1
+        self.num_preemptions += 1
+        if sequence.record.first_token_s is None:
+            sequence.record.prefill_s += now_s - sequence.phase_start_s
+            sequence.phase_start_s = now_s
+
+    # ---- admission -------------------------------------------------------------------------------------------------
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def _admit(self, batch: StepBatch, budget: int) -> None:
+        """Admits from the queue in order; requests may pass one that does not fit for ``max_pass_s`` at most."""
+        version = self.manager.memory.version
+        if not any(s.refused_version != version for s in self.waiting):
+            return
+        blocked: list[Sequence] = []
+        for sequence in list(islice(self.waiting, self.config.max_scan)):
+            if budget == 0 or len(self.running) + len(self.loading) >= self.config.max_num_seqs:
+                break
+            if self._try_admit(sequence):
+                self._note_passed(blocked)
+                self._start(sequence)
+                if sequence.state is SequenceState.RUNNING:
+                    budget = self._schedule_prefills(batch, [sequence], budget)
+            else:
+                if self._passed_enough(sequence):
+                    break
+                blocked.append(sequence)
+                if sequence not in self.manager.claims:
+                    self.manager.protect(sequence)
+        self.manager.end_protection(blocked)
+
+    def _try_admit(self, sequence: Sequence) -> bool:
+        now_s = self.manager.memory.clock.now()
+        record = sequence.record
+        if not record.adapter_tier:
+            record.adapter_tier = self.manager.adapter_tier(sequence.adapter_id)
+        if sequence.refused_version == self.manager.memory.version:
+            return False
+        outcome = self.manager.admit(sequence)
+        if outcome is Admission.ADMITTED:
+            if sequence.evict_wait_since_s is not None:
+                record.evict_wait_s += now_s - sequence.evict_wait_since_s
+                sequence.evict_wait_since_s = None
+            return True
+        if outcome is Admission.SAVING and sequence.evict_wait_since_s is None:
+            sequence.evict_wait_since_s = now_s
+        sequence.refused_version = self.manager.memory.version
+        return False
+
+    def _passed_enough(self, sequence: Sequence) -> bool:
+        since_s, limit_s = sequence.first_passed_s, self.manager.policy.max_pass_s
+        return since_s is not None and self.manager.memory.clock.now() - since_s >= limit_s
+
+    def _note_passed(self, blocked: list[Sequence]) -> None:
+        for sequence in blocked:
+            if sequence.first_passed_s is None:
+                sequence.first_passed_s = self.manager.memory.clock.now()
+
+    def _start(self, sequence: Sequence) -> None:
+        """Takes an admitted sequence out of the queue and on to loading, or straight to running."""
+        clock, holding = self.manager.memory.clock, self.manager.holdings[sequence]
+        self.waiting.remove(sequence)
+        record, now_s = sequence.record, clock.now()
+        if record.first_token_s is None:
+            record.queue_s += now_s - sequence.phase_start_s
+            sequence.phase_start_s = now_s
+        if record.admitted_s is None:
+            record.admitted_s = now_s
+            record.hbm_hit_tokens = holding.hbm_hit_blocks * self.config.block_tokens
+            record.host_hit_tokens = holding.host_hit_blocks * self.config.block_tokens
+        if self.manager.policy.adapter_load == "blocking" and holding.adapter_load is not None:
+            self.manager.memory.link.wait(holding.adapter_load)
+            self.manager.collect()
+            self.stall_s += clock.now() - now_s
+        sequence.state = SequenceState.LOADING
+        self.loading.append(sequence)
+        if holding.is_ready:
+            self._start_loaded()
+
+    def _start_loaded(self) -> None:
+        """Moves sequences whose loads have ended to running."""
+        for sequence in list(self.loading):
+            holding = self.manager.holdings[sequence]
+            if not holding.is_ready:
+                continue
+            self.loading.remove(sequence)
+            self.running.append(sequence)
+            sequence.state = SequenceState.RUNNING
+            if sequence.record.first_token_s is None:
+                adapter_done, ready = holding.load_times(sequence.phase_start_s)
+                sequence.record.adapter_load_s += adapter_done - sequence.phase_start_s
+                sequence.record.kv_load_s += ready - adapter_done
+                sequence.phase_start_s = ready
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forgets a sequence wherever it is and gives back what it holds."""
+        if sequence.state is SequenceState.WAITING:
+            self.waiting.remove(sequence)
+        elif sequence.state is SequenceState.LOADING:
+            self.loading.remove(sequence)
+        else:
+            self.running.remove(sequence)
+        self.manager.release(sequence)

@@ -1,0 +1,113 @@
+"""A request inside the engine."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from libra.engine.record import RequestRecord
+from libra.request import Request
+from libra.tokens import Tokens, adapter_seed, extend_block_hashes
+
+
+class SequenceState(Enum):
+    WAITING = "waiting"
+    LOADING = "loading"
+    RUNNING = "running"
+    FINISHED = "finished"
+    REJECTED = "rejected"
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen. Temperature 0 is greedy; ``seed`` None draws from the engine's generator."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Mutable state of one request from arrival to history.
+
+    ``tokens`` has room for prompt and output; the first ``num_tokens`` are known, the first ``num_computed`` of them
+    have their KV in the blocks of ``block_table`` (token ``i`` in block ``i // block_tokens``). When
+    ``recorded_output`` is given, its tokens are appended whatever the model says (a trace replay).
+
+    ``phase_start_s`` is when the current part of TTFT began, ``evict_wait_since_s`` when the wait for saves did,
+    ``first_passed_s`` when another request was first admitted before this one, ``refused_version`` the state of the
+    cache in which admission last failed.
+    """
+
+    request: Request
+    tokens: Tokens
+    block_tokens: int
+    recorded_output: Tokens | None = None
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    state: SequenceState = SequenceState.WAITING
+
+    num_prompt_tokens: int = field(init=False)
+    num_tokens: int = field(init=False)
+    num_computed: int = 0
+    block_hashes: list[int] = field(default_factory=list)
+    # What the cache manager keeps for an admitted sequence.
+    block_table: list[int] = field(default_factory=list)
+    adapter_blocks: list[int] = field(default_factory=list)
+    adapter_generation: int = 0
+    token_times: list[float] = field(default_factory=list)
+    record: RequestRecord = field(init=False)
+    phase_start_s: float = field(init=False)
+    evict_wait_since_s: float | None = None
+    first_passed_s: float | None = None
+    refused_version: int = -1
+
+    def __post_init__(self) -> None:
+        request = self.request
+        self.num_prompt_tokens = self.num_tokens = request.num_prompt_tokens
+        if self.recorded_output is not None:
+            self.tokens[self.num_tokens : self.max_tokens] = self.recorded_output
+        self.phase_start_s = request.arrival_s
+        self.record = RequestRecord(
+            id=request.id,
+            adapter=request.adapter,
+            session=request.session,
+            arrival_s=request.arrival_s,
+            prompt_tokens=self.num_prompt_tokens,
+            output_tokens=request.output_tokens,
+        )
+
+    @property
+    def adapter_id(self) -> str | None:
+        return self.request.adapter
+
+    @property
+    def num_output_tokens(self) -> int:
+        return self.num_tokens - self.num_prompt_tokens
+
+    @property
+    def max_tokens(self) -> int:
+        """Prompt and output together: the longest this sequence gets."""
+        return self.num_prompt_tokens + self.request.output_tokens
+
+    def hashes(self, num_blocks: int) -> list[int]:
+        """Labels of at least the first ``num_blocks`` full blocks; made on first use and kept."""
+        if len(self.block_hashes) < num_blocks:
+            seed = adapter_seed(self.request.adapter)
+            extend_block_hashes(self.block_hashes, self.tokens, self.block_tokens, num_blocks, seed)
+        return self.block_hashes
+
+    @property
+    def is_decoding(self) -> bool:
+        """All known tokens but the last are computed and at least one has been generated."""
+        return self.num_computed == self.num_tokens - 1 and self.num_tokens > self.num_prompt_tokens
+
+    @property
+    def is_complete(self) -> bool:
+        return self.num_tokens == self.max_tokens
+
+    def append(self, token: int) -> None:
+        """Adds the next token: ``token``, unless a replay has the recorded one in place already."""
+        if self.recorded_output is None:
+            self.tokens[self.num_tokens] = token
+        self.num_tokens += 1

@@ -1,0 +1,80 @@
+"""Adapters by id: where they are, what they are, and their packed blocks."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from libra.errors import LibraError, unknown
+from libra.model.adapter import DEFAULT_MAX_LORA_RANK, AdapterSource, read_adapter
+from libra.model.files import open_safetensors
+from libra.model.packing import LoraPair, UnitLayout, pack
+from libra.spec import AdapterSpec, ModelSpec
+
+
+def load_weights(source: AdapterSource) -> dict[str, LoraPair]:
+    """Reads all weights of an adapter, the scaling folded into B in float32.
+
+    Raises LibraError when the file cannot be read.
+    """
+    layers = range(1 + max(layer for layer, _ in source.tensors))
+    file = open_safetensors(source.weights_path)
+    try:
+        pairs = {}
+        for module in source.spec.target_modules:
+            names = [source.tensors[layer, module] for layer in layers]
+            a = torch.stack([file.get_tensor(a_name).float() for a_name, _ in names])
+            b = torch.stack([file.get_tensor(b_name).float().T for _, b_name in names])
+            pairs[module] = LoraPair(a, b * source.scaling)
+    except (SafetensorError, OSError) as error:
+        raise LibraError(f"{source.weights_path}: cannot be read ({error}); download it again") from error
+    return pairs
+
+
+class AdapterStore(Mapping[str, AdapterSpec]):
+    """Maps adapter ids to specs, and reads the weights from disk whenever they are asked for."""
+
+    def __init__(
+        self, model: ModelSpec, block_tokens: int, dtype: torch.dtype, max_lora_rank: int = DEFAULT_MAX_LORA_RANK
+    ) -> None:
+        self._model = model
+        self._block_tokens = block_tokens
+        self._dtype = dtype
+        self._max_lora_rank = max_lora_rank
+        self._sources: dict[str, AdapterSource] = {}
+
+    def add(self, directory: Path, adapter_id: str | None = None) -> AdapterSpec:
+        """Checks the adapter in ``directory`` against the model and registers it, without reading its weights.
+
+        Raises LibraError for everything ``read_adapter`` does, for a block too small, and for an id that is taken.
+        """
+        source = read_adapter(directory, self._model, adapter_id, self._max_lora_rank)
+        name = source.spec.adapter_id
+        if name in self._sources:
+            raise LibraError(
+                f"adapter id {name!r} stands for both {self._sources[name].directory} and {directory}; rename one"
+            )
+        source.spec.num_blocks(self._model, self._block_tokens)
+        self._sources[name] = source
+        return source.spec
+
+    def packed(self, adapter_id: str) -> torch.Tensor:
+        """The adapter's blocks read from disk, shape [num_blocks, block_elems].
+
+        Raises LibraError when the adapter is unknown or its file cannot be read.
+        """
+        if adapter_id not in self._sources:
+            raise unknown("adapter", adapter_id, self._sources)
+        source = self._sources[adapter_id]
+        layout = UnitLayout.of(source.spec, self._model, self._block_tokens)
+        return pack(load_weights(source), layout, self._dtype)
+
+    def __getitem__(self, adapter_id: str) -> AdapterSpec:
+        return self._sources[adapter_id].spec
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)

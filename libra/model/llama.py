@@ -1,0 +1,176 @@
+"""The forward pass of Llama, Mistral and Qwen2 over paged KV, with the adapters of a mixed batch.
+
+The order of operations is that of transformers, so that greedy tokens in float32 are the same.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from libra.model.attention import AttentionPlan, attend
+from libra.model.config import ModelConfig, read_config
+from libra.model.linear import LinearMap, make_linear
+from libra.model.lora import DOWN, GATE_UP, KEY_VALUE, OUTPUT, QUERY, ActiveAdapters
+from libra.model.paged_kv import PagedKV
+from libra.model.rope import inverse_frequencies, rotate, rotations
+from libra.model.weights import Checkpoint
+
+# Buffers of old checkpoints that are computed here; a tied model may store its head twice.
+_HARMLESS_TENSORS = ("rotary_emb.inv_freq",)
+
+
+@dataclass(frozen=True)
+class DecoderLayer:
+    """Weights of one layer. q, k and v are one product, as are gate and up."""
+
+    input_norm: torch.Tensor
+    qkv: LinearMap
+    output: LinearMap
+    post_norm: torch.Tensor
+    gate_up: LinearMap
+    down: LinearMap
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """``tokens`` and ``positions`` int64 [tokens]; ``output_rows`` int64: the tokens whose logits are wanted."""
+
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    output_rows: torch.Tensor
+    attention: AttentionPlan
+
+
+class LlamaModel:
+    """A model's weights, ready to compute. It holds no KV and no adapters: a step brings both."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        embedding: torch.Tensor,
+        layers: list[DecoderLayer],
+        final_norm: torch.Tensor,
+        head: LinearMap,
+    ) -> None:
+        self.config = config
+        self.spec = config.spec
+        self.dtype = embedding.dtype
+        self._embedding = embedding
+        self._layers = layers
+        self._final_norm = final_norm
+        self._head = head
+        self._frequencies = inverse_frequencies(config.rope, config.spec.head_dim)
+
+    @torch.inference_mode()
+    def forward(self, step: StepInputs, kv: PagedKV, adapters: ActiveAdapters | None) -> torch.Tensor:
+        """Logits [output rows, vocabulary] in float32. Mutates the pool: the step's tokens get their KV."""
+        cos, sin = rotations(step.positions, self._frequencies, self.dtype)
+        hidden = F.embedding(step.tokens, self._embedding)
+        for index, layer in enumerate(self._layers):
+            hidden = hidden + self._attention(index, layer, hidden, cos, sin, step.attention, kv, adapters)
+            hidden = hidden + self._mlp(index, layer, hidden, adapters)
+        wanted = self._norm(hidden.index_select(0, step.output_rows), self._final_norm)
+        return self._head(wanted).float()
+
+    def _attention(
+        self,
+        index: int,
+        layer: DecoderLayer,
+        hidden: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        plan: AttentionPlan,
+        kv: PagedKV,
+        adapters: ActiveAdapters | None,
+    ) -> torch.Tensor:
+        spec = self.spec
+        query_width = spec.num_heads * spec.head_dim
+        normed = self._norm(hidden, layer.input_norm)
+        qkv = layer.qkv(normed)
+        if adapters is not None:
+            adapters.add(index, QUERY, normed, qkv[:, :query_width])
+            adapters.add(index, KEY_VALUE, normed, qkv[:, query_width:])
+        heads = qkv.view(len(qkv), -1, spec.head_dim)
+        num_rotated = spec.num_heads + spec.num_kv_heads
+        rotated = rotate(heads[:, :num_rotated], cos, sin)
+        queries, keys = rotated[:, : spec.num_heads], rotated[:, spec.num_heads :]
+        attended = attend(plan, kv, index, queries, keys, heads[:, num_rotated:])
+        output = layer.output(attended)
+        if adapters is not None:
+            adapters.add(index, OUTPUT, attended, output)
+        return output
+
+    def _mlp(
+        self, index: int, layer: DecoderLayer, hidden: torch.Tensor, adapters: ActiveAdapters | None
+    ) -> torch.Tensor:
+        normed = self._norm(hidden, layer.post_norm)
+        gate_up = layer.gate_up(normed)
+        if adapters is not None:
+            adapters.add(index, GATE_UP, normed, gate_up)
+        gate, up = gate_up.chunk(2, dim=-1)
+        activated = F.silu(gate) * up
+        output = layer.down(activated)
+        if adapters is not None:
+            adapters.add(index, DOWN, activated, output)
+        return output
+
+    def _norm(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """RMSNorm: the mean of squares in float32, the weight applied in the model's dtype."""
+        normed = F.rms_norm(hidden.float(), (hidden.shape[-1],), eps=self.config.rms_norm_eps)
+        return normed.to(self.dtype).mul_(weight)
+
+
+def load_model(directory: Path, dtype: str = "float32", prepack: bool = True) -> LlamaModel:
+    """Reads a Hugging Face directory. ``prepack`` False keeps the weights as they are stored (see ``make_linear``).
+
+    Raises LibraError for whatever ``read_config`` and ``Checkpoint`` do.
+    """
+    config = read_config(directory, dtype)
+    return _Loader(config, Checkpoint(directory), getattr(torch, dtype), prepack).load()
+
+
+class _Loader:
+    """Reads the tensors that the architecture has, remembering their names to find those left over."""
+
+    def __init__(self, config: ModelConfig, checkpoint: Checkpoint, dtype: torch.dtype, prepack: bool) -> None:
+        self._config = config
+        self._checkpoint = checkpoint
+        self._dtype = dtype
+        self._prepack = prepack
+        self._used: set[str] = set()
+
+    def load(self) -> LlamaModel:
+        spec = self._config.spec
+        embedding = self._tensor("model.embed_tokens.weight", spec.vocab_size, spec.hidden_size)
+        layers = [self._layer(f"model.layers.{index}.") for index in range(spec.num_layers)]
+        final_norm = self._tensor("model.norm.weight", spec.hidden_size)
+        head = embedding
+        if spec.tied_embeddings:
+            self._used.add("lm_head.weight")
+        else:
+            head = self._tensor("lm_head.weight", spec.vocab_size, spec.hidden_size)
+        self._checkpoint.check_unused(self._used, _HARMLESS_TENSORS)
+        return LlamaModel(self._config, embedding, layers, final_norm, make_linear(head, None, self._prepack))
+
+    def _layer(self, prefix: str) -> DecoderLayer:
+        hidden_size, config = self._config.spec.hidden_size, self._config
+        return DecoderLayer(
+            input_norm=self._tensor(prefix + "input_layernorm.weight", hidden_size),
+            qkv=self._linear(prefix + "self_attn.", ("q_proj", "k_proj", "v_proj"), config.qkv_bias),
+            output=self._linear(prefix + "self_attn.", ("o_proj",), config.output_bias),
+            post_norm=self._tensor(prefix + "post_attention_layernorm.weight", hidden_size),
+            gate_up=self._linear(prefix + "mlp.", ("gate_proj", "up_proj"), bias=False),
+            down=self._linear(prefix + "mlp.", ("down_proj",), bias=False),
+        )
+
+    def _linear(self, prefix: str, modules: tuple[str, ...], bias: bool) -> LinearMap:
+        shapes = {module: self._config.spec.module_shape(module) for module in modules}
+        weights = [self._tensor(f"{prefix}{name}.weight", out, fan_in) for name, (fan_in, out) in shapes.items()]
+        biases = [self._tensor(f"{prefix}{name}.bias", out) for name, (_, out) in shapes.items()] if bias else []
+        return make_linear(torch.cat(weights), torch.cat(biases) if bias else None, self._prepack)
+
+    def _tensor(self, name: str, *shape: int) -> torch.Tensor:
+        self._used.add(name)
+        return self._checkpoint.tensor(name, shape, self._dtype)
