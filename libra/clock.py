@@ -22,6 +22,10 @@ class WallClock(Clock):
     def __init__(self) -> None:
         self._start = time.perf_counter()
 
+    def restart(self) -> None:
+        """Sets the time to zero, after preparations that should not count."""
+        self._start = time.perf_counter()
+
     def now(self) -> float:
         return time.perf_counter() - self._start
 

@@ -49,7 +49,8 @@ def log_recency(idle_s: npt.NDArray[np.float64], tau_s: float) -> Scores:
     """Log of Eq. 5's last factor, 1 - sigmoid(t / tau): about -t/tau for t >> tau, and never -inf."""
     x = idle_s / tau_s
     # log(1 - sigmoid(x)) = -x - log(1 + exp(-x)) for x >= 0, and idle times are never negative.
-    return -(x + np.log1p(np.exp(-x)))
+    log_share: Scores = -(x + np.log1p(np.exp(-x)))
+    return log_share
 
 
 @dataclass(frozen=True)

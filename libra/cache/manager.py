@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import islice
+
 import numpy as np
 
-from libra.cache.memory import ADAPTER, KV, CacheMemory
+from libra.cache.memory import ADAPTER, KINDS, KV, CacheMemory, Kind
 from libra.cache.policy import CachePolicy, Indices
 from libra.cache.pool import RUNNING
 from libra.cache.swapper import Swapper
@@ -114,7 +115,7 @@ class CacheManager:
             total = self.memory.hbm.num_blocks
             raise LibraError(
                 f"policy {self.policy.name!r}: the largest adapter takes {largest} blocks, its region of HBM has "
-                f"{region.num_blocks} of {total}; give adapters a share of at least {largest / total:.3f} or more memory"
+                f"{region.num_blocks} of {total}; a share of {largest / total:.3f} or more memory would do"
             )
         for spec in adapters:
             exact = sizes[spec.adapter_id]
@@ -136,16 +137,17 @@ class CacheManager:
         residency = self.memory.tree.residency(self.adapter_node(adapter_id))
         return "hbm" if residency is Residency.SAVING else residency.value
 
-    def reason_never_fits(self, sequence: Sequence) -> str | None:
-        """Why ``sequence`` could not run even alone in this cache, or None. Judged per policy."""
-        if sequence.adapter_id not in self.memory.tree.adapter_nodes:
-            return f"unknown adapter {sequence.adapter_id!r}"
-        kv_blocks = -(-(sequence.max_tokens - 1) // self.block_tokens)
-        adapter_blocks = int(self.memory.tree.size[self.adapter_node(sequence.adapter_id)])
+    def reason_never_fits(self, adapter_id: str | None, max_tokens: int) -> str | None:
+        """Why a request of ``max_tokens`` in all could not run even alone in this cache, or None. Judged per policy."""
+        if adapter_id not in self.memory.tree.adapter_nodes:
+            return f"asks for unknown adapter {adapter_id!r}"
+        # The last token is never fed back, so its KV needs no room.
+        kv_blocks = -(-(max_tokens - 1) // self.block_tokens)
+        adapter_blocks = int(self.memory.tree.size[self.adapter_node(adapter_id)])
         room = self.memory.region(KV).num_blocks - (0 if self.memory.hbm.is_split else adapter_blocks)
         if kv_blocks <= room:
             return None
-        return f"needs {kv_blocks} KV blocks, the pool has {room} for it"
+        return f"needs {kv_blocks} KV blocks where there is room for {max(room, 0)}"
 
     # ---- admission -------------------------------------------------------------------------------------------------
 
@@ -160,10 +162,10 @@ class CacheManager:
         plan = self._plan(sequence)
         path = np.array([plan.adapter_node, *plan.path], dtype=np.intp)
         tree.pin(path)
-        kinds = [KV, ADAPTER] if memory.hbm.is_split else [KV]
+        kinds: tuple[Kind, ...] = KINDS if memory.hbm.is_split else (KV,)
         needed = plan.needed if memory.hbm.is_split else [sum(plan.needed), 0]
         coming_back = tree.hbm[path] == LEAVING
-        kept = [int(tree.size[path[coming_back & (tree.is_adapter[path] == bool(kind))]].sum()) for kind in (KV, ADAPTER)]
+        kept = [int(tree.size[path[coming_back & (tree.is_adapter[path] == bool(kind))]].sum()) for kind in KINDS]
         for kind in kinds:
             if needed[kind] > memory.obtainable_blocks(kind) - memory.pooled(kept, kind):
                 tree.unpin(path)
@@ -215,7 +217,7 @@ class CacheManager:
         kept = len(path) if inside.all() else int(inside.argmin())
         tree.unpin(path[kept:])
         self.claims[sequence] = Claim(needed, path[:kept].tolist())
-        for kind in (KV, ADAPTER):
+        for kind in KINDS:
             self.memory.reserved[kind] += needed[kind]
 
     def protect(self, sequence: Sequence) -> None:
@@ -237,7 +239,7 @@ class CacheManager:
         if claim is None:
             return
         self.memory.tree.unpin(np.array(claim.pinned, dtype=np.intp))
-        for kind in (KV, ADAPTER):
+        for kind in KINDS:
             self.memory.reserved[kind] -= claim.blocks[kind]
 
     def _take(self, sequence: Sequence, plan: Plan) -> None:
@@ -438,6 +440,6 @@ class CacheManager:
             private += holding.num_private
         if private != memory.hbm.owner.count(RUNNING):
             raise AssertionError("private blocks leaked")
-        for kind in (KV, ADAPTER):
+        for kind in KINDS:
             if memory.reserved[kind] != sum(claim.blocks[kind] for claim in self.claims.values()):
                 raise AssertionError("reserved blocks and claims differ")

@@ -5,7 +5,7 @@ transfers; the policy only ranks. Who asks is above it: the cache manager for re
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -17,8 +17,10 @@ from libra.cache.victims import VictimOrder
 from libra.clock import Clock
 from libra.engine.link import Direction, Link, Priority, Transfer
 
-KV, ADAPTER = 0, 1
 Kind = Literal[0, 1]
+KV: Final = 0
+ADAPTER: Final = 1
+KINDS: tuple[Kind, Kind] = (KV, ADAPTER)
 # Blocks per save: small enough that the first freed blocks come soon, large enough to keep the link busy.
 SAVE_CHUNK_BLOCKS = 16
 
@@ -156,7 +158,7 @@ class CacheMemory:
         return VictimOrder(tree, nodes, scores, ready, eligible, now_s)
 
     def discard(self, node: int) -> None:
-        """Takes an idle node out of HBM at once; it is pinned by nobody and has a copy elsewhere or is not worth one."""
+        """Takes an idle node out of HBM at once; nobody pins it."""
         self._save([] if self._leave(node) else [node], Priority.DEMAND)
 
     def _leave(self, node: int) -> bool:

@@ -4,7 +4,7 @@ import heapq
 
 import numpy as np
 
-from libra.cache.memory import ADAPTER, KV, CacheMemory, Kind
+from libra.cache.memory import ADAPTER, KINDS, KV, CacheMemory, Kind
 from libra.cache.policy import Indices, SwapperConfig
 from libra.cache.tree import ABSENT, PRESENT
 from libra.engine.link import Direction, Priority
@@ -19,7 +19,8 @@ class Swapper:
 
     def tick(self) -> None:
         """Starts this interval's swaps. In a split pool each region keeps its own watermarks."""
-        for kind in (KV, ADAPTER) if self.memory.hbm.is_split else (KV,):
+        kinds: tuple[Kind, ...] = KINDS if self.memory.hbm.is_split else (KV,)
+        for kind in kinds:
             self._keep_between_watermarks(kind)
 
     def _keep_between_watermarks(self, kind: Kind) -> None:

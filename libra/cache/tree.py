@@ -46,6 +46,9 @@ COLUMNS: dict[str, type[np.generic]] = {
 }
 
 
+Mask = npt.NDArray[np.bool_]
+
+
 class Residency(Enum):
     """Where a node is, in one word."""
 
@@ -66,9 +69,9 @@ class DependencyTree:
     last_use, created, prefetched (brought in ahead of need and not used since).
     """
 
-    in_use: npt.NDArray[np.bool_]
-    is_adapter: npt.NDArray[np.bool_]
-    prefetched: npt.NDArray[np.bool_]
+    in_use: Mask
+    is_adapter: Mask
+    prefetched: Mask
     parent: npt.NDArray[np.intp]
     adapter: npt.NDArray[np.intp]
     depth: npt.NDArray[np.int32]
@@ -129,7 +132,9 @@ class DependencyTree:
             self.hbm_children[ROOT] += 1
         return node
 
-    def add_kv(self, parent: int, labels: Sequence[int], blocks: Sequence[int], num_bytes: int, now_s: float) -> Indices:
+    def add_kv(
+        self, parent: int, labels: Sequence[int], blocks: Sequence[int], num_bytes: int, now_s: float
+    ) -> Indices:
         """Adds a chain of KV nodes below ``parent``, in HBM and pinned once, one block each."""
         count = len(labels)
         nodes = np.array(self._new_nodes(count), dtype=np.intp)
@@ -261,21 +266,23 @@ class DependencyTree:
 
     # ---- views -----------------------------------------------------------------------------------------------------
 
-    def nodes_where(self, mask: npt.NDArray[np.bool_]) -> Indices:
+    def nodes_where(self, mask: Mask) -> Indices:
         return np.flatnonzero(mask)
 
-    def unpinned_in_hbm(self) -> npt.NDArray[np.bool_]:
+    def unpinned_in_hbm(self) -> Mask:
         """Mask of the nodes that eviction may come to, leaves or not."""
-        return (self.hbm == PRESENT) & (self.pins == 0) & (self.size > 0)
+        mask: Mask = (self.hbm == PRESENT) & (self.pins == 0) & (self.size > 0)
+        return mask
 
-    def host_frontier(self) -> npt.NDArray[np.bool_]:
+    def host_frontier(self) -> Mask:
         """Mask of the nodes only host memory holds whose parent is in HBM (invariant 3)."""
         parent_in_hbm = (self.hbm[self.parent] == PRESENT) | (self.hbm[self.parent] == LOADING)
-        return (self.host == PRESENT) & (self.hbm == ABSENT) & parent_in_hbm & self.in_use
+        mask: Mask = (self.host == PRESENT) & (self.hbm == ABSENT) & parent_in_hbm & self.in_use
+        return mask
 
-    def usable_in_hbm(self) -> npt.NDArray[np.bool_]:
+    def usable_in_hbm(self) -> Mask:
         """Mask of nodes that are in HBM with all their ancestors; the rest of the KV in HBM is *invalid KV*."""
-        usable = (self.hbm == PRESENT) | (self.hbm == LOADING)
+        usable: Mask = (self.hbm == PRESENT) | (self.hbm == LOADING)
         usable[ROOT] = True
         ancestor = self.parent.copy()
         # Each round doubles how far up a node has looked: log2(depth) rounds.
@@ -320,6 +327,6 @@ class DependencyTree:
                 raise AssertionError(f"label {label:x} leads to node {node}, which does not carry it")
 
 
-def _none(nodes: Indices, bad: npt.NDArray[np.bool_], fault: str) -> None:
+def _none(nodes: Indices, bad: Mask, fault: str) -> None:
     if bad.any():
         raise AssertionError(f"node {int(nodes[bad][0])} {fault}")

@@ -47,8 +47,8 @@ def default_hbm_bytes(device: DeviceSpec, model: ModelSpec, tensor_parallel: int
     left = tensor_parallel * (HBM_UTILIZATION * device.hbm_bytes - ACTIVATION_RESERVE_BYTES) - model.weight_bytes
     if left <= 0:
         raise LibraError(
-            f"{model.name} does not fit {tensor_parallel} x {device.name}: weights of {model.weight_bytes / GIB:.1f} GiB; "
-            "raise --tensor-parallel-size"
+            f"{model.name} does not fit {tensor_parallel} x {device.name}: its weights alone take "
+            f"{model.weight_bytes / GIB:.1f} GiB; raise --tensor-parallel-size"
         )
     return left
 
@@ -97,8 +97,4 @@ def build_simulated_engine(
 
 
 def link_rates(profile: Profile) -> LinkRates:
-    return LinkRates(
-        profile.link_bytes_per_s, profile.link_latency_s, profile.disk_bytes_per_s, profile.disk_latency_s
-    )
-
-
+    return LinkRates(profile.link_bytes_per_s, profile.link_latency_s, profile.disk_bytes_per_s, profile.disk_latency_s)

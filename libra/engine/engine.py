@@ -12,7 +12,7 @@ from libra.engine.record import RequestRecord
 from libra.engine.scheduler import Scheduler
 from libra.engine.sequence import SamplingParams, Sequence, SequenceState
 from libra.engine.timeline import Timeline
-from libra.request import Request, Segment
+from libra.request import Request
 from libra.tokens import prompt_tokens, recorded_output, segment_tokens
 
 
@@ -54,7 +54,7 @@ class Engine:
         tokens = np.zeros(request.num_prompt_tokens + request.output_tokens, dtype=np.uint32)
         tokens[: request.num_prompt_tokens] = prompt_tokens(request, self._vocab_size)
         sequence = Sequence(request, tokens, self.config.block_tokens, output, sampling or SamplingParams())
-        reason = self.manager.reason_never_fits(sequence)
+        reason = self.manager.reason_never_fits(sequence.adapter_id, sequence.max_tokens)
         if reason is None:
             self.scheduler.add(sequence)
         else:

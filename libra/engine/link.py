@@ -1,12 +1,8 @@
 """Transfers between host memory (or disk) and HBM: the contract, and the simulated link."""
 
-import heapq
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import NamedTuple
-
-from libra.clock import Clock
 
 
 class Direction(Enum):
@@ -30,8 +26,8 @@ class Transfer:
 
     ``nodes`` are the tree nodes the blocks belong to, in the order of the blocks. A DISK transfer has no host blocks:
     it fills ``hbm_blocks`` with the weights of ``adapter_id``. ``num_bytes`` is what crosses the link (an adapter's
-    last block is sent only as far as it is filled). The link sets ``started_s`` and ``finished_s``; ``collected`` is set
-    when the cache has taken note of the end.
+    last block is sent only as far as it is filled). The link sets ``started_s`` and ``finished_s``; the cache sets
+    ``collected`` when it has taken note of the end.
     """
 
     direction: Direction

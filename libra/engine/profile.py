@@ -1,8 +1,9 @@
 """What a step costs on a device: a roofline with stated coefficients."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from libra.errors import LibraError, unknown
 from libra.spec import DeviceSpec, ModelSpec
@@ -40,8 +41,16 @@ class Profile:
     disk_latency_s: float
     r_squared: float | None = None
 
+    def with_link(self, bytes_per_s: float) -> "Profile":
+        """The same profile with another link bandwidth per direction."""
+        source = f"{self.source}, link set to {bytes_per_s / 1e9:g} GB/s"
+        return replace(self, link_bytes_per_s=bytes_per_s, source=source)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        path.write_text(json.dumps(self.as_dict(), indent=2) + "\n")
 
 
 def load_profile(path: Path) -> Profile:
@@ -66,9 +75,7 @@ def datasheet_profile(device: DeviceSpec, model: ModelSpec, tensor_parallel: int
     reductions = 2 * model.num_layers if tensor_parallel > 1 else 0
     return Profile(
         name=f"{device.name}-{model.name}-tp{tensor_parallel}",
-        source=(
-            f"datasheet rates x {COMPUTE_EFFICIENCY} compute, {MEMORY_EFFICIENCY} memory, {LINK_EFFICIENCY} link"
-        ),
+        source=(f"datasheet rates x {COMPUTE_EFFICIENCY} compute, {MEMORY_EFFICIENCY} memory, {LINK_EFFICIENCY} link"),
         flops_per_s=device.flops_per_s * tensor_parallel * COMPUTE_EFFICIENCY,
         memory_bytes_per_s=device.hbm_bytes_per_s * tensor_parallel * MEMORY_EFFICIENCY,
         step_overhead_s=STEP_OVERHEAD_S,

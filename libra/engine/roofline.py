@@ -55,9 +55,7 @@ class RooflineExecutor(Executor):
 
     def _step_seconds(self, tokens: int, samples: int, kv_read: float, attention_pairs: float) -> float:
         profile = self._profile
-        flops = (
-            tokens * self._token_flops + samples * self._sample_flops + attention_pairs * self._attention_flops
-        )
+        flops = tokens * self._token_flops + samples * self._sample_flops + attention_pairs * self._attention_flops
         moved = self._weight_bytes + (kv_read + tokens) * self._kv_bytes
         busy = max(flops / profile.flops_per_s, moved / profile.memory_bytes_per_s)
         communication = profile.communication_per_step_s + tokens * profile.communication_per_token_s

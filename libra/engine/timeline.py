@@ -51,5 +51,3 @@ class Timeline:
         )
         for column, value in zip(self.columns.values(), values, strict=True):
             column.append(float(np.asarray(value)))
-
-

@@ -36,7 +36,9 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 # These initialisations also change the base weights, which the adapter alone does not bring along.
 _BASE_CHANGING_INITS = ("pissa", "olora", "loftq", "corda")
-_TENSOR_NAME = re.compile(r"(?:base_model\.model\.)?model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.lora_([AB])\.weight")
+_TENSOR_NAME = re.compile(
+    r"(?:base_model\.model\.)?model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.lora_([AB])\.weight"
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def _check_supported(directory: Path, config: dict[str, Any]) -> None:
     if init.startswith(_BASE_CHANGING_INITS):
         raise LibraError(
             f"{path}: init_lora_weights = {init!r} also changes the base model and is not supported; "
-            "convert the adapter to plain LoRA with peft's save_pretrained(..., path_initial_model_for_weight_conversion)"
+            "convert the adapter to plain LoRA with peft (path_initial_model_for_weight_conversion)"
         )
 
 
@@ -111,7 +113,9 @@ def _rank_and_scaling(directory: Path, config: dict[str, Any], max_lora_rank: in
 def _tensor_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     path = directory / WEIGHTS_FILE
     if not path.exists() and (directory / "adapter_model.bin").exists():
-        raise LibraError(f"{directory}: only adapter_model.bin is there and pickles are not read; save it as {path.name}")
+        raise LibraError(
+            f"{directory}: only adapter_model.bin is there and pickles are not read; save it as {path.name}"
+        )
     # The NumPy framework reads headers without importing torch.
     file = open_safetensors(path, framework="np")
     return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a mapping

@@ -116,8 +116,9 @@ def _rope(path: Path, config: dict[str, Any]) -> RopeConfig:
     if kind == "linear":
         return RopeConfig(theta, kind, float(_required(path, values, "factor")))
     if kind == "llama3":
-        factors = [float(_required(path, values, key)) for key in ("factor", "low_freq_factor", "high_freq_factor")]
-        return RopeConfig(theta, kind, *factors, int(_required(path, values, "original_max_position_embeddings")))
+        keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+        factor, low, high, original = (float(_required(path, values, key)) for key in keys)
+        return RopeConfig(theta, kind, factor, low, high, int(original))
     raise LibraError(f"{path}: rope type {kind!r} is not supported; use a model with default, linear or llama3 rope")
 
 

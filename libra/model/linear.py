@@ -10,7 +10,7 @@ LinearMap = Callable[[torch.Tensor], torch.Tensor]
 
 def can_prepack(dtype: torch.dtype) -> bool:
     """Whether this build of torch and this CPU have oneDNN's prepacked product for ``dtype``."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
@@ -27,4 +27,4 @@ def make_linear(weight: torch.Tensor, bias: torch.Tensor | None = None, prepack:
     # No batch size is given as a hint: the layout for 1 token is several times slower at others, this one at none.
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
     product = torch.ops.mkldnn._linear_pointwise
-    return lambda x: product(x, packed, bias, "none", [], "")  # type: ignore[no-any-return]
+    return lambda x: product(x, packed, bias, "none", [], "")

@@ -39,7 +39,9 @@ class ActiveAdapters(ABC):
 class GatheredAdapters(ActiveAdapters):
     """The plain form: weights gathered from the pool for this step alone, one product per segment and module."""
 
-    def __init__(self, segments: Items[Segment], units: dict[str, torch.Tensor], layouts: dict[str, UnitLayout]) -> None:
+    def __init__(
+        self, segments: Items[Segment], units: dict[str, torch.Tensor], layouts: dict[str, UnitLayout]
+    ) -> None:
         """``units[adapter_id]`` as from ``gather_units``."""
         self._segments = [s for s in segments if s.adapter_id is not None]
         self._units = units

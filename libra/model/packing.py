@@ -91,6 +91,8 @@ def unpack(blocks: torch.Tensor, layout: UnitLayout) -> dict[str, LoraPair]:
     """The inverse of ``pack``, scaling still folded into B."""
     units = gather_units(blocks, torch.arange(layout.num_blocks), layout)
     return {
-        module: LoraPair(units[:, :, layout.a_slice(module)].transpose(0, 1), units[:, :, layout.b_slice(module)].transpose(0, 1))
+        module: LoraPair(
+            units[:, :, layout.a_slice(module)].transpose(0, 1), units[:, :, layout.b_slice(module)].transpose(0, 1)
+        )
         for module in layout.offsets
     }

@@ -1,8 +1,8 @@
 """KV in pool blocks: the layout, and how positions of a sequence map to it.
 
-    block = [layers, 2 (keys, values), block_tokens, kv_heads * head_dim], contiguous, so that
-    slab (block, layer, side)        is row  (block * layers + layer) * 2 + side                         of ``slabs``
-    token (block, layer, side, slot) is row ((block * layers + layer) * 2 + side) * block_tokens + slot  of ``rows``
+block = [layers, 2 (keys, values), block_tokens, kv_heads * head_dim], contiguous, so that
+slab (block, layer, side)        is row  (block * layers + layer) * 2 + side                         of ``slabs``
+token (block, layer, side, slot) is row ((block * layers + layer) * 2 + side) * block_tokens + slot  of ``rows``
 """
 
 from collections.abc import Sequence as Items
@@ -48,8 +48,11 @@ class PagedKV:
 
     def key_slabs(self, tables: Items[Items[int]], num_blocks: int) -> Indices:
         """Slabs of layer 0's keys, [tables, num_blocks]. A short table repeats its first block: mask what it adds."""
-        slabs = np.array([[*table[:num_blocks], *table[:1] * (num_blocks - len(table))] for table in tables])
-        return slabs.astype(np.int64) * (2 * self.num_layers)
+        blocks = np.empty((len(tables), num_blocks), dtype=np.int64)
+        for row, table in zip(blocks, tables, strict=True):
+            row[:] = table[0]
+            row[: len(table)] = table[:num_blocks]
+        return blocks * (2 * self.num_layers)
 
     def rows_by_layer(self, key_rows: Indices) -> torch.Tensor:
         """Layer 0's rows [tokens] -> every layer's, [layers, tokens]."""

@@ -29,7 +29,9 @@ def _llama3(plain: torch.Tensor, config: RopeConfig) -> torch.Tensor:
     return torch.where(is_between, between, scaled)
 
 
-def rotations(positions: torch.Tensor, frequencies: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def rotations(
+    positions: torch.Tensor, frequencies: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and signed sines for ``positions`` [tokens], each [tokens, 1, head_dim], for ``rotate``."""
     angles = positions[:, None].float() * frequencies
     cos, sin = angles.cos(), angles.sin()

@@ -79,9 +79,7 @@ class AdapterBank:
         self.a = [[torch.empty(k * capacity, fan_in) for k, fan_in, _ in shapes] for _ in layers]
         self.b = [[torch.empty(k * capacity, out, dtype=self._dtype) for k, _, out in shapes] for _ in layers]
 
-    def stitch(
-        self, hbm: torch.Tensor, wanted: Mapping[str, tuple[int, Items[int]]]
-    ) -> dict[str, StitchedAdapter]:
+    def stitch(self, hbm: torch.Tensor, wanted: Mapping[str, tuple[int, Items[int]]]) -> dict[str, StitchedAdapter]:
         """Copies of all ``wanted`` adapters (id -> generation and blocks), reusing those that are still good."""
         self._step += 1
         for adapter_id, (generation, _) in wanted.items():

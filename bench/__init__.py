@@ -1,0 +1,1 @@
+"""Runs, metrics, tables and the `libra` command line. Importing it loads neither torch nor pandas."""

@@ -1,0 +1,89 @@
+"""Where a benchmark runs: a simulated device or this machine's CPU, behind one interface."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from bench.settings import SIMULATED, BenchSettings, DeviceDefaults
+from libra.cache.policy import CachePolicy
+from libra.engine.build import CacheSizes, build_simulated_engine, default_hbm_bytes
+from libra.engine.engine import Engine
+from libra.engine.profile import datasheet_profile, load_profile
+from libra.errors import LibraError
+from libra.spec import DEVICES, MODELS, AdapterSpec, ModelSpec
+from workloads.adapters import assign_ranks
+from workloads.trace import Trace
+
+
+class Platform(ABC):
+    """Makes engines. ``defaults`` fill in options that were not given; ``model`` is the base model's shapes."""
+
+    defaults: DeviceDefaults
+    model: ModelSpec
+
+    @abstractmethod
+    def fit(self, trace: Trace) -> Trace:
+        """The trace as this platform can run it: adapter names mapped, lengths capped to the model's."""
+
+    @abstractmethod
+    def adapters(self, trace: Trace, seed: int) -> list[AdapterSpec]:
+        """The adapters ``trace`` asks for, in its order. Raises LibraError when there are too few."""
+
+    @abstractmethod
+    def default_hbm_bytes(self) -> float:
+        """HBM for blocks where no cache size is given."""
+
+    @abstractmethod
+    def engine(self, policy: CachePolicy, adapters: list[AdapterSpec], sizes: CacheSizes) -> Engine:
+        """A fresh engine with an empty cache. Close its link after use."""
+
+    @abstractmethod
+    def profile(self) -> dict[str, Any] | None:
+        """The simulator's coefficients for meta.json; None where time is real."""
+
+
+class SimulatedPlatform(Platform):
+    """A preset device in virtual time, on a datasheet profile or one from a file."""
+
+    defaults = SIMULATED
+
+    def __init__(self, settings: BenchSettings, device_name: str) -> None:
+        self._device = DEVICES[device_name]
+        self.model = MODELS[settings.model or self.defaults.model]
+        self._tensor_parallel = settings.tensor_parallel_size or self.model.default_tensor_parallel
+        if settings.profile is not None:
+            self._profile = load_profile(settings.profile)
+        else:
+            self._profile = datasheet_profile(self._device, self.model, self._tensor_parallel)
+        if settings.link_gbps is not None:
+            self._profile = self._profile.with_link(settings.link_gbps * 1e9)
+        self._config = settings.engine
+        self._ranks = settings.ranks
+
+    def fit(self, trace: Trace) -> Trace:
+        return trace
+
+    def adapters(self, trace: Trace, seed: int) -> list[AdapterSpec]:
+        drawn = assign_ranks(list(trace.header.adapters), self._ranks, seed)
+        return [AdapterSpec(name, rank or drawn[name]) for name, rank in trace.header.adapters.items()]
+
+    def default_hbm_bytes(self) -> float:
+        return default_hbm_bytes(self._device, self.model, self._tensor_parallel)
+
+    def engine(self, policy: CachePolicy, adapters: list[AdapterSpec], sizes: CacheSizes) -> Engine:
+        return build_simulated_engine(policy, self.model, adapters, sizes, self._profile, self._config)
+
+    def profile(self) -> dict[str, Any]:
+        return self._profile.as_dict()
+
+
+def open_platform(settings: BenchSettings) -> Platform:
+    """The platform ``--device`` names. Imports torch only for a real device."""
+    kind, _, name = settings.device.partition(":")
+    if kind == "sim":
+        return SimulatedPlatform(settings, name)
+    if settings.device == "cpu":
+        from bench.platform_cpu import CpuPlatform
+
+        return CpuPlatform(settings)
+    choices = ", ".join(["cpu", *(f"sim:{device}" for device in DEVICES)])
+    raise LibraError(f"unknown device {settings.device!r}; valid: {choices}")

@@ -1,0 +1,90 @@
+"""Options of `libra bench`, with their defaults in one place; the command line reads them from here."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from libra.engine.config import EngineConfig
+from libra.errors import LibraError
+from workloads.demand import Demand
+
+DEFAULT_POLICIES = ("fastlibra", "vllm", "vllm-offload", "slora", "lru", "order-only")
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """What to run. None means "not given": a trace's own value, or the device's default (``DeviceDefaults``).
+
+    Rates are requests per second, durations seconds. ``hbm_cache_gib`` and ``cache_fraction`` (of the working set) are
+    two ways to size the same thing. ``host_cache_gib`` infinite holds everything the trace makes.
+    """
+
+    workload: str | None = None
+    trace: Path | None = None
+    policies: tuple[str, ...] = DEFAULT_POLICIES
+    device: str = "sim:h800"
+    model: str | None = None
+    lora_dir: Path | None = None
+    tensor_parallel_size: int | None = None
+    profile: Path | None = None
+    num_loras: int | None = None
+    ranks: tuple[int, ...] = (32, 64)
+    request_rate: float | None = None
+    duration_s: float | None = None
+    popularity: str | None = None
+    arrivals: str = Demand.arrivals
+    burstiness: float = Demand.burstiness
+    max_prompt_tokens: int | None = None
+    max_output_tokens: int | None = None
+    seed: int = 0
+    repeats: int = 1
+    hbm_cache_gib: float | None = None
+    cache_fraction: float | None = None
+    host_cache_gib: float | None = None
+    link_gbps: float | None = None
+    dtype: str = "float32"
+    warmup_s: float = 0.0
+    goodput: tuple[str, ...] = ()
+    baseline: str | None = None
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.workload is None) == (self.trace is None):
+            raise LibraError("name either --workload (chatbot, translation, agents) or --trace FILE, not both or none")
+        if self.hbm_cache_gib is not None and self.cache_fraction is not None:
+            raise LibraError("--hbm-cache-gib and --cache-fraction size the same cache: give one of them")
+        positive = ("hbm_cache_gib", "cache_fraction", "host_cache_gib", "link_gbps", "request_rate", "duration_s")
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise LibraError(f"--{name.removesuffix('_s').replace('_', '-')} must be above 0, got {value}")
+        if self.num_loras is not None and self.num_loras < 1:
+            raise LibraError(f"--num-loras is {self.num_loras}; a workload needs at least 1 adapter")
+        if self.repeats < 1 or self.seed < 0 or self.warmup_s < 0:
+            raise LibraError("--repeats must be at least 1, --seed and --warmup-duration at least 0")
+        if not self.policies:
+            raise LibraError("--policy names no policy")
+        if len(set(self.policies)) < len(self.policies):
+            raise LibraError(f"--policy names a policy twice: {', '.join(self.policies)}")
+
+    @property
+    def seeds(self) -> range:
+        return range(self.seed, self.seed + self.repeats)
+
+
+@dataclass(frozen=True)
+class DeviceDefaults:
+    """What a device makes of options that were not given. ``cache_fraction`` None: the device's own memory."""
+
+    model: str
+    num_loras: int
+    request_rate: float
+    duration_s: float
+    cache_fraction: float | None
+    host_cache_gib: float
+
+
+# The paper's machine: 256 GB of host memory, 50 of its 20/50/100 adapters, 1,800 s (HPCA version, section VI).
+SIMULATED = DeviceDefaults("llama3-8b", 50, Demand.request_rate, Demand.duration_s, None, 256.0)
+# A run that a laptop finishes in about a minute a policy.
+CPU = DeviceDefaults("32m", 8, 1.0, 30.0, 0.5, 4.0)

@@ -1,0 +1,34 @@
+"""What a workload is asked for: how many adapters, how fast, how long. Every default of the command line is here."""
+
+import math
+from dataclasses import dataclass
+
+from libra.errors import LibraError
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Options that every generator takes, by the names of the command line.
+
+    ``request_rate`` is requests per second, expected over the run; ``popularity`` None means zipf:1.0 unless the
+    arrivals bring their own adapters; ``arrivals`` is ``poisson``, ``gamma:CV`` or
+    ``azure-functions:FILE[@START_MINUTE]``; ``burstiness`` is the Gamma shape of the gaps, as in ``vllm bench serve``.
+    Raises LibraError for a value out of range.
+    """
+
+    num_adapters: int = 50
+    request_rate: float = 5.0
+    duration_s: float = 1800.0
+    seed: int = 0
+    popularity: str | None = None
+    arrivals: str = "poisson"
+    burstiness: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.num_adapters < 1:
+            raise LibraError(f"--num-loras is {self.num_adapters}; a workload needs at least 1 adapter")
+        for flag, value in (("--request-rate", self.request_rate), ("--duration", self.duration_s)):
+            if not (value > 0 and math.isfinite(value)):
+                raise LibraError(f"{flag} is {value}; it must be positive and finite")
+        if self.seed < 0:
+            raise LibraError(f"--seed is {self.seed}; it must be 0 or more")

@@ -1,0 +1,203 @@
+"""Open-loop sessions: turns that grow one context under one adapter. Every scenario of the paper is one config of this.
+
+A turn arrives one assumed service time and one think time after the turn before it. Turn k's prompt is the shared
+prefix, then every earlier user utterance and recorded answer, then a new utterance: prompts of later turns begin with
+those of earlier ones. Sessions start early enough before time 0 for the request rate to be stationary; the trace is the
+window [0, duration) of that, so its first requests include later turns of sessions that began before it.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from libra.errors import LibraError
+from libra.request import Request, Segment
+from workloads.adapters import adapter_names
+from workloads.arrivals import Arrivals, FloatArray, IntArray
+from workloads.demand import Demand
+from workloads.distributions import Distribution, whole_tokens
+from workloads.header import Provenance, TraceHeader
+from workloads.popularity import DEFAULT_POPULARITY, parse_popularity
+from workloads.processes import parse_arrivals
+from workloads.seeds import generator
+from workloads.service import ServiceTime
+from workloads.trace import Trace
+
+
+@dataclass(frozen=True)
+class SessionConfig:
+    """A scenario. Lengths in tokens, times in seconds.
+
+    Turns are 1 + a negative binomial of this mean and shape: shape 1 is the geometric distribution, larger ones have
+    session lengths closer to the mean. ``prefix_tokens`` is the adapter's shared prefix. A session ends before the turn
+    that would pass ``max_context_tokens`` (prompt and answer together); such turns are counted in the header.
+    """
+
+    name: str
+    description: str
+    mean_turns: float
+    turn_shape: float
+    prefix_tokens: int
+    user_tokens: Distribution
+    answer_tokens: Distribution
+    think_s: Distribution
+    max_utterance_tokens: int = 2048
+    max_context_tokens: int = 8192
+    service: ServiceTime = field(default_factory=ServiceTime)
+
+    def __post_init__(self) -> None:
+        if self.mean_turns < 1:
+            raise LibraError(f"workload {self.name}: mean_turns is {self.mean_turns}; a session has at least 1 turn")
+        if self.prefix_tokens + 2 * self.max_utterance_tokens > self.max_context_tokens:
+            raise LibraError(f"workload {self.name}: a first turn may pass max_context_tokens; raise it")
+
+    def generate(self, demand: Demand) -> Trace:
+        """A trace of this scenario for ``demand``. Equal arguments give equal traces, in any process."""
+        return generate(self, demand)
+
+    @property
+    def ramp_s(self) -> float:
+        """How long before time 0 sessions begin: the mean gap times the turns of a session eight standard deviations
+        longer than the mean. Under 1 % of the turns due at time 0 are missed."""
+        later_turns = self.mean_turns - 1
+        deviation = math.sqrt(later_turns + later_turns**2 / self.turn_shape)
+        return (later_turns + 8 * deviation) * (self.think_s.mean + self.service.of(self.answer_tokens.mean))
+
+
+def generate(config: SessionConfig, demand: Demand) -> Trace:
+    """A trace of ``config`` for ``demand``; see the module for what a session is."""
+    names = adapter_names(demand.num_adapters)
+    process = parse_arrivals(demand.arrivals, demand.burstiness)
+    arrivals = process.sample(
+        generator(demand.seed, "arrivals"),
+        demand.request_rate / config.mean_turns,
+        -config.ramp_s,
+        demand.duration_s,
+        demand.num_adapters,
+    )
+    adapters, popularity = _adapters(arrivals, demand)
+    turns = _draw_turns(config, arrivals.times, generator(demand.seed, "turns"))
+    kept, cut = _in_window(turns, config.max_context_tokens, demand.duration_s)
+    if not len(kept):
+        raise LibraError(
+            f"workload {config.name}: no request in {demand.duration_s:g} s at {demand.request_rate:g} req/s; "
+            "use a longer --duration or a higher --request-rate"
+        )
+    requests = tuple(_requests(config, turns, kept, [names[index] for index in adapters]))
+    header = TraceHeader(
+        name=config.name,
+        seed=demand.seed,
+        provenance=Provenance(
+            adapter_source="drawn" if arrivals.adapters is None else process.source,
+            arrival_source=process.source,
+            length_source="generated",
+            prefix_source="generated",
+        ),
+        duration_s=demand.duration_s,
+        adapters=dict.fromkeys(names),
+        parameters=_parameters(config, demand, popularity, arrivals),
+        counts={"turns_cut_by_context": cut},
+        warnings=arrivals.warnings,
+    )
+    return Trace(header, requests)
+
+
+class _Turns(NamedTuple):
+    """One entry per turn, session by session; ``first[s]`` is the first turn of session s."""
+
+    session: IntArray
+    first: IntArray
+    arrival_s: FloatArray
+    user_tokens: IntArray
+    answer_tokens: IntArray
+    context_tokens: IntArray
+
+
+def _adapters(arrivals: Arrivals, demand: Demand) -> tuple[list[int], str | None]:
+    """The adapter index of every session, and the popularity they were drawn from, if they were."""
+    if arrivals.adapters is None:
+        spec = demand.popularity or DEFAULT_POPULARITY
+        rng = generator(demand.seed, "adapters")
+        return parse_popularity(spec).assign(rng, len(arrivals.times), demand.num_adapters).tolist(), spec
+    if demand.popularity is not None:
+        raise LibraError(
+            f"--popularity {demand.popularity}: the arrivals of {demand.arrivals!r} bring their own adapters; "
+            "leave out --popularity"
+        )
+    return arrivals.adapters.tolist(), None
+
+
+def _draw_turns(config: SessionConfig, starts: FloatArray, rng: np.random.Generator) -> _Turns:
+    success = config.turn_shape / (config.turn_shape + config.mean_turns - 1)
+    counts = 1 + rng.negative_binomial(config.turn_shape, success, len(starts))
+    total = int(counts.sum())
+    first = np.cumsum(counts) - counts
+    session = np.repeat(np.arange(len(starts)), counts)
+    user = whole_tokens(config.user_tokens.sample(rng, total), config.max_utterance_tokens)
+    answer = whole_tokens(config.answer_tokens.sample(rng, total), config.max_utterance_tokens)
+    gaps = config.think_s.sample(rng, total)
+    gaps[1:] += config.service.first_token_s + config.service.per_token_s * answer[:-1]
+    gaps[first] = 0.0
+    since_first = np.cumsum(gaps)
+    context = np.cumsum(user + answer)
+    return _Turns(
+        session,
+        first,
+        np.round(starts[session] + since_first - since_first[first][session], 6),
+        user,
+        answer,
+        config.prefix_tokens + context - (context - user - answer)[first][session],
+    )
+
+
+def _in_window(turns: _Turns, max_context_tokens: int, duration_s: float) -> tuple[IntArray, int]:
+    """Indices of the turns in the trace, by arrival, and how many of the window's were cut by the context limit."""
+    in_window = (turns.arrival_s >= 0) & (turns.arrival_s < duration_s)
+    fits = turns.context_tokens <= max_context_tokens
+    kept = np.flatnonzero(in_window & fits)
+    return kept[np.argsort(turns.arrival_s[kept], kind="stable")], int((in_window & ~fits).sum())
+
+
+def _requests(config: SessionConfig, turns: _Turns, kept: IntArray, adapters: list[str]) -> Iterator[Request]:
+    """The kept turns as requests, by arrival. A session's history is built once and grows by two segments a turn."""
+    histories: dict[int, list[Segment]] = {}
+    prefixes = {adapter: Segment(f"{adapter}.sys", 0, config.prefix_tokens) for adapter in adapters}
+    user, answer = turns.user_tokens.tolist(), turns.answer_tokens.tolist()
+    first = turns.first.tolist()
+    rows = zip(kept.tolist(), turns.session[kept].tolist(), turns.arrival_s[kept].tolist(), strict=True)
+    for identifier, (turn, session, arrival_s) in enumerate(rows):
+        number, name, adapter = turn - first[session], f"s{session}", adapters[session]
+        history = histories.setdefault(session, [prefixes[adapter]] if config.prefix_tokens else [])
+        for earlier in range(len(history) // 2, number):
+            history.append(Segment(f"{name}.t{earlier}", 0, user[first[session] + earlier]))
+            history.append(Segment(f"{name}.o{earlier}", 0, answer[first[session] + earlier]))
+        yield Request(
+            id=identifier,
+            arrival_s=arrival_s,
+            adapter=adapter,
+            output_tokens=answer[turn],
+            prompt=(*history, Segment(f"{name}.t{number}", 0, user[turn])),
+            output=f"{name}.o{number}",
+            session=name,
+        )
+
+
+def _parameters(config: SessionConfig, demand: Demand, popularity: str | None, arrivals: Arrivals) -> dict[str, Any]:
+    """Everything the trace depends on, for its header; a file is named without its folder."""
+    return {
+        "num_adapters": demand.num_adapters,
+        "request_rate": demand.request_rate,
+        "popularity": popularity,
+        "arrivals": demand.arrivals.partition(":")[0],
+        **arrivals.parameters,
+        **{entry.name: _described(getattr(config, entry.name)) for entry in fields(config) if entry.name != "name"},
+    }
+
+
+def _described(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"kind": type(value).__name__, **asdict(value)}
+    return value
