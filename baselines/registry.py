@@ -1,6 +1,7 @@
 """Policies by name, and from a user's file."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 from baselines.lru import LRU
@@ -35,6 +36,7 @@ def _load_policy(path: Path, variable: str) -> CachePolicy:
     if spec is None or spec.loader is None:
         raise LibraError(f"policy file {path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look up the annotations of the file's rankers
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -1,5 +1,6 @@
 """vLLM: a static share for adapters, prefix caching, two LRUs that know nothing of each other (vLLM 0.33)."""
 
+import math
 from dataclasses import replace
 
 from libra.cache.policy import CachePolicy
@@ -7,13 +8,15 @@ from libra.cache.rankers import LeastRecentlyUsed
 
 VLLM = CachePolicy(
     name="vllm",
-    summary="static share 0.2 in padded slots, adapters at home in host memory, KV and adapter LRUs apart, blocking loads",
+    summary="static share 0.2 in padded slots, two LRUs apart, evicted KV dropped, an adapter load blocks the step",
     ranker=LeastRecentlyUsed(),
     adapter_share=0.2,
     dependency=False,
     host_kv_tier=False,
     adapter_load="blocking",
     adapter_slots="padded",
+    # vLLM skips a request whose adapter finds no slot for as long as it takes: unfair, but no one waits behind it.
+    max_pass_s=math.inf,
 )
 
 VLLM_ASYNC = replace(

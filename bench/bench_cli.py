@@ -177,7 +177,7 @@ def _report(settings: BenchSettings, outcome: "BenchOutcome") -> None:
     from bench.adapter_table import adapter_table
     from bench.documents import RunInfo
     from bench.output import write_run
-    from bench.table import print_comparison, print_safely, summary_line
+    from bench.table import order_by_ttft, print_comparison, print_safely, summary_line
 
     for warning in outcome.warnings:
         typer.echo(f"warning: {warning}", err=True)
@@ -193,7 +193,7 @@ def _report(settings: BenchSettings, outcome: "BenchOutcome") -> None:
         write_run(settings.out, outcome.results, summaries, info, partial=outcome.partial)
     console = Console()
     print_comparison(console, summaries, outcome.conditions, baseline=settings.baseline, partial=outcome.partial)
-    worst = adapter_table(summaries[0])
+    worst = adapter_table(order_by_ttft(summaries)[0])
     if worst is not None:
         print_safely(console, worst)
     line = summary_line(

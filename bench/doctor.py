@@ -21,7 +21,7 @@ CORE_PACKAGES = {
     "pandas": "2.2",
     "pyarrow": "16",
     "rich": "13.7",
-    "typer": "0.15",
+    "typer": "0.29",
     "xxhash": "3.4",
 }
 ENGINE_PACKAGES = {"safetensors": "0.4.5", "tokenizers": "0.20", "torch": "2.6", "triton": "3.2"}

@@ -58,6 +58,10 @@ class CpuPlatform(Platform):
         output = max(request.output_tokens for request in requests)
         return cap_lengths(renamed, max_prompt_tokens=max(1, longest - output), max_output_tokens=longest - 1)
 
+    def all_adapters(self) -> list[AdapterSpec]:
+        """Every adapter on disk, by name."""
+        return list(self._store.values())
+
     def adapters(self, trace: Trace, seed: int) -> list[AdapterSpec]:
         return [self._store[name] for name in trace.header.adapters]
 

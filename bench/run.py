@@ -59,11 +59,15 @@ class BenchOutcome:
 
 
 def run_bench(settings: BenchSettings, *, disable_tqdm: bool = False) -> BenchOutcome:
-    """Runs what ``settings`` ask for. A KeyboardInterrupt ends the run and keeps what there is.
+    """Runs the policies that ``settings`` name; see run_policies."""
+    return run_policies(settings, [find_policy(name) for name in settings.policies], disable_tqdm=disable_tqdm)
+
+
+def run_policies(settings: BenchSettings, policies: list[CachePolicy], *, disable_tqdm: bool = False) -> BenchOutcome:
+    """Runs every policy on the same requests, seed by seed. A KeyboardInterrupt ends the run and keeps what there is.
 
     Raises LibraError for whatever is wrong with the settings or the trace, before the first run where it can be known.
     """
-    policies = [find_policy(name) for name in settings.policies]
     options = MeasureOptions(warmup_s=settings.warmup_s, objectives=parse_objectives(settings.goodput))
     platform = open_platform(settings)
     setups = [_prepare(settings, platform, seed) for seed in settings.seeds]

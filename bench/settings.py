@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from libra.engine.config import EngineConfig
-from libra.errors import LibraError
+from libra.errors import LibraError, unknown
 from workloads.demand import Demand
 
 DEFAULT_POLICIES = ("fastlibra", "vllm", "vllm-offload", "slora", "lru", "order-only")
@@ -66,6 +66,9 @@ class BenchSettings:
             raise LibraError("--policy names no policy")
         if len(set(self.policies)) < len(self.policies):
             raise LibraError(f"--policy names a policy twice: {', '.join(self.policies)}")
+
+        if self.baseline is not None and self.baseline not in self.policies:
+            raise unknown("baseline", self.baseline, self.policies)
 
     @property
     def seeds(self) -> range:

@@ -86,11 +86,11 @@ def comparison_table(
     Raises LibraError when it is none of the policies.
     """
     ordered = order_by_ttft(summaries)
-    reference = _reference(ordered, baseline)
-    page = lay_out(ordered, reference, baseline, width)
+    reference = _reference(ordered, baseline, partial)
+    page = lay_out(ordered, reference, baseline if reference.policy == baseline else "best", width)
     title = Text(f"{conditions.title()}: {_captions(ordered)}", style="bold")
     tables = [part for chunk in page.chunks for part in (Text(), _draw(page, chunk))]
-    return Group(Text(), title, *tables, Text(), _footer(ordered, conditions, page.layout, partial))
+    return Group(Text(), title, *tables, Text(), _footer(ordered, conditions, page.layout, partial), Text())
 
 
 def summary_line(
@@ -103,11 +103,12 @@ def summary_line(
 ) -> str:
     """One JSON object on one line, for scripts: the policies best first, each with the headline figures."""
     ordered = order_by_ttft(summaries)
-    reference = _reference(ordered, baseline)
+    reference = _reference(ordered, baseline, partial)
     policies = {
         summary.policy: {
             **{key: summary.mean(key) for key in SUMMARY_KEYS},
             "ttft_ratio": ttft_ratio(summary, reference),
+            "ttft_ratio_caveat": SATURATED if summary.saturated != reference.saturated else None,
             "saturated": summary.saturated,
             "seeds": len(summary.seeds),
         }
@@ -127,12 +128,15 @@ def summary_line(
     return json.dumps(line, allow_nan=False)
 
 
-def _reference(ordered: Sequence[PolicySummary], baseline: str | None) -> PolicySummary:
+def _reference(ordered: Sequence[PolicySummary], baseline: str | None, partial: bool) -> PolicySummary:
+    """What the ratios divide by: the baseline, or the best without one or where an interrupt came before its turn."""
     if not ordered:
         raise ValueError("a table needs at least one policy")
     if baseline is None:
         return ordered[0]
     by_name = {summary.policy: summary for summary in ordered}
+    if baseline not in by_name and partial:
+        return ordered[0]
     if baseline not in by_name:
         raise unknown("baseline policy", baseline, by_name)
     return by_name[baseline]

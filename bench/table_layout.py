@@ -53,13 +53,13 @@ class Page:
     chunks: list[list[int]]
 
 
-def lay_out(ordered: Sequence[PolicySummary], reference: PolicySummary, baseline: str | None, width: int) -> Page:
+def lay_out(ordered: Sequence[PolicySummary], reference: PolicySummary, reference_name: str, width: int) -> Page:
     """The first layout in which all policies fit side by side; the tightest one, in several chunks, when none does.
 
-    The ratio row divides by ``reference`` and is named after ``baseline`` ("best" when that is None).
+    The ratio row divides by ``reference`` and calls it ``reference_name``.
     """
     for layout in _LAYOUTS:
-        lines = _lines(ordered, reference, baseline, layout)
+        lines = _lines(ordered, reference, reference_name, layout)
         names = [_header(summary.policy, layout) for summary in ordered]
         chunks = _chunks(lines, names, layout, width)
         if len(chunks) == 1:
@@ -74,7 +74,7 @@ def ttft_ratio(summary: PolicySummary, reference: PolicySummary) -> float | None
 
 
 def _lines(
-    ordered: Sequence[PolicySummary], reference: PolicySummary, baseline: str | None, layout: Layout
+    ordered: Sequence[PolicySummary], reference: PolicySummary, reference_name: str, layout: Layout
 ) -> list[Line]:
     lines: list[Line] = []
     for group in GROUPS:
@@ -86,7 +86,7 @@ def _lines(
             if row.headline and not layout.intervals:
                 lines += _half_width_line(row, ordered)
             if row.metric == "mean_ttft_ms" and len(ordered) > 1:
-                lines.append(_ratio_line(ordered, reference, baseline, layout))
+                lines.append(_ratio_line(ordered, reference, reference_name, layout))
     return [*lines, Line("state", cells=tuple(_state(summary, layout) for summary in ordered))]
 
 
@@ -126,7 +126,7 @@ def _half_width_line(row: Row, ordered: Sequence[PolicySummary]) -> list[Line]:
 
 
 def _ratio_line(
-    ordered: Sequence[PolicySummary], reference: PolicySummary, baseline: str | None, layout: Layout
+    ordered: Sequence[PolicySummary], reference: PolicySummary, reference_name: str, layout: Layout
 ) -> Line:
     """TTFT over the reference's; a ratio of a stable to a saturated run says so, for it grows with the run's length."""
     cells = []
@@ -136,7 +136,7 @@ def _ratio_line(
         if quotient is not None and summary.saturated != reference.saturated:
             cell += f"{layout.joiner}{SATURATED}"
         cells.append(cell)
-    return Line(f"  TTFT vs {'best' if baseline is None else baseline}", cells=tuple(cells))
+    return Line(f"    vs {reference_name}", cells=tuple(cells))
 
 
 def _state(summary: PolicySummary, layout: Layout) -> str:

@@ -63,7 +63,7 @@ GROUPS = (
             Row("median_ttft_ms", "TTFT median", "ms"),
             Row("p95_ttft_ms", "TTFT p95", "ms"),
             Row("p99_ttft_ms", "TTFT p99", "ms"),
-            Row("worst_adapter_mean_ttft_ms", "TTFT worst adapter", "ms"),
+            Row("worst_adapter_mean_ttft_ms", "worst adapter", "ms"),
             Row("mean_tpot_ms", "TPOT mean", "ms", headline=True),
             Row("p95_tpot_ms", "TPOT p95", "ms", essential=False),
             Row("p99_itl_ms", "ITL p99", "ms"),
@@ -75,7 +75,7 @@ GROUPS = (
         "Mean TTFT in parts",
         (
             Row("mean_queue_ms", "queue", "ms"),
-            Row("mean_evict_wait_ms", "  of it evict wait", "ms", hide_zero=True),
+            Row("mean_evict_wait_ms", "  evict wait", "ms", hide_zero=True),
             Row("mean_adapter_load_ms", "adapter load", "ms"),
             Row("mean_kv_load_ms", "KV load", "ms"),
             Row("mean_prefill_ms", "prefill", "ms"),

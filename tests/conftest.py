@@ -1,20 +1,25 @@
 """Random models for tests, written once per session."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.tiny_models import TINY_VARIANTS, TinyModel, write_variant
+if TYPE_CHECKING:
+    from tests.tiny_models import TinyModel
 
 
 @pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TinyModel]:
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> "dict[str, TinyModel]":
     """Model directories by variant, each with adapters of several ranks and targets."""
+    # Imported here, so that tests of the simulator never load torch.
+    from tests import tiny_models as variants
+
     root: Path = tmp_path_factory.mktemp("models")
-    return {name: write_variant(root / name, name) for name in TINY_VARIANTS}
+    return variants.write_all(root)
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tiny_models: dict[str, TinyModel]) -> TinyModel:
+def tiny_model(tiny_models: "dict[str, TinyModel]") -> "TinyModel":
     """The plain Llama variant."""
     return tiny_models["llama"]

@@ -85,32 +85,34 @@ class MooncakeReader:
 
 
 def infer_sessions(chains: Sequence[Sequence[int]]) -> list[int]:
-    """A session number per chain of prefix blocks: that of the earlier chain it extends beyond any system prompt.
+    """A session number per chain of prefix blocks: chains with the same first block after any system prompt are one.
 
-    A system prompt is a leading block that more than MAX_SESSION_BRANCHES different blocks follow. The deepest block
-    known from an earlier chain decides; with none, the chain begins a session.
+    Sessions are numbered in order of appearance; a chain that is nothing but system prompt is a session of its own.
     """
-    shared = _shared_blocks(chains)
-    owners: dict[int, int] = {}
+    shared = _system_blocks(chains)
     sessions: list[int] = []
+    known: dict[int, int] = {}
     started = 0
     for chain in chains:
-        own = [block for block in chain if block not in shared]
-        session = next((owners[block] for block in reversed(own) if block in owners), started)
+        first = next((block for block in chain if block not in shared), None)
+        session = started if first is None else known.setdefault(first, started)
         started += session == started
-        for block in own:
-            owners.setdefault(block, session)
         sessions.append(session)
     return sessions
 
 
-def _shared_blocks(chains: Iterable[Sequence[int]]) -> set[int]:
+def _system_blocks(chains: Iterable[Sequence[int]]) -> set[int]:
+    """Blocks that more than MAX_SESSION_BRANCHES different ones follow, and all blocks before them."""
     followers: defaultdict[int, set[int]] = defaultdict(set)
     for chain in chains:
         for block, follower in pairwise(chain):
-            if len(followers[block]) <= MAX_SESSION_BRANCHES:
-                followers[block].add(follower)
-    return {block for block, after in followers.items() if len(after) > MAX_SESSION_BRANCHES}
+            followers[block].add(follower)
+    hubs = {block for block, after in followers.items() if len(after) > MAX_SESSION_BRANCHES}
+    shared: set[int] = set()
+    for chain in chains:
+        last_hub = max((place for place, block in enumerate(chain) if block in hubs), default=-1)
+        shared.update(chain[: last_hub + 1])
+    return shared
 
 
 def _request(identifier: int, row: _Row, arrival_s: float, session: int, adapter: str) -> Request:

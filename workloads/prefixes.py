@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from libra.request import Request
 from libra.spec import DEFAULT_BLOCK_TOKENS
+from workloads.garbage import collection_paused
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class PrefixHits:
         return self.hit_tokens / self.prompt_tokens
 
 
+@collection_paused()
 def infinite_cache_hits(requests: Iterable[Request], block_tokens: int = DEFAULT_BLOCK_TOKENS) -> PrefixHits:
     """Prefix hits with (adapter, block) keys when nothing is ever evicted and every request ends before the next.
 

@@ -34,13 +34,17 @@ class Interner:
 
     def __init__(self) -> None:
         self._strings: dict[str, str] = {}
-        self._segments: dict[Segment, Segment] = {}
+        self._segments: dict[tuple[str, int, int], Segment] = {}
 
     def string(self, value: str) -> str:
         return self._strings.setdefault(value, value)
 
-    def segment(self, value: Segment) -> Segment:
-        return self._segments.setdefault(value, value)
+    def segment(self, identifier: str, start: int, length: int) -> Segment:
+        known = self._segments.get((identifier, start, length))
+        if known is None:
+            known = Segment(identifier, start, length)
+            self._segments[known] = known
+        return known
 
 
 def require_known(row: dict[str, Any], fields: frozenset[str], kind: str) -> None:
@@ -111,12 +115,14 @@ def _prompt(row: dict[str, Any], interner: Interner) -> tuple[tuple[Segment, ...
 
 
 def _segment(value: object, interner: Interner) -> Segment:
-    if type(value) is not list or len(value) != 3 or [type(part) for part in value] != [str, int, int]:
+    if type(value) is not list or len(value) != 3:
         raise FieldFault("prompt", f"holds {_show(value)}; a segment is [id, start, length]")
     identifier, start, length = value
+    if type(identifier) is not str or type(start) is not int or type(length) is not int:
+        raise FieldFault("prompt", f"holds {_show(value)}; a segment is [text, integer, integer]")
     if not identifier or start < 0 or length < 1:
         raise FieldFault("prompt", f"holds {_show(value)}; id is not empty, start >= 0 and length >= 1")
-    return interner.segment(Segment(identifier, start, length))
+    return interner.segment(identifier, start, length)
 
 
 def _token_ids(row: dict[str, Any], field: str) -> tuple[int, ...]:

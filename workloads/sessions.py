@@ -19,6 +19,7 @@ from workloads.adapters import adapter_names
 from workloads.arrivals import Arrivals, FloatArray, IntArray
 from workloads.demand import Demand
 from workloads.distributions import Distribution, whole_tokens
+from workloads.garbage import collection_paused
 from workloads.header import Provenance, TraceHeader
 from workloads.popularity import DEFAULT_POPULARITY, parse_popularity
 from workloads.processes import parse_arrivals
@@ -67,6 +68,7 @@ class SessionConfig:
         return (later_turns + 8 * deviation) * (self.think_s.mean + self.service.of(self.answer_tokens.mean))
 
 
+@collection_paused()
 def generate(config: SessionConfig, demand: Demand) -> Trace:
     """A trace of ``config`` for ``demand``; see the module for what a session is."""
     names = adapter_names(demand.num_adapters)
@@ -140,13 +142,12 @@ def _draw_turns(config: SessionConfig, starts: FloatArray, rng: np.random.Genera
     answer = whole_tokens(config.answer_tokens.sample(rng, total), config.max_utterance_tokens)
     gaps = config.think_s.sample(rng, total)
     gaps[1:] += config.service.first_token_s + config.service.per_token_s * answer[:-1]
-    gaps[first] = 0.0
-    since_first = np.cumsum(gaps)
+    elapsed = np.cumsum(gaps)  # over all sessions, so a session's own first gap cancels below
     context = np.cumsum(user + answer)
     return _Turns(
         session,
         first,
-        np.round(starts[session] + since_first - since_first[first][session], 6),
+        np.round(starts[session] + elapsed - elapsed[first][session], 6),
         user,
         answer,
         config.prefix_tokens + context - (context - user - answer)[first][session],

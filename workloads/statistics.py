@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from workloads.arrivals import FloatArray
+from workloads.garbage import collection_paused
 from workloads.trace import Trace
 
 DISPERSION_WINDOWS_S = (1, 10, 60)
@@ -48,6 +49,7 @@ class TraceStatistics:
     output_tokens: Spread
 
 
+@collection_paused()
 def trace_statistics(trace: Trace) -> TraceStatistics:
     """Statistics of ``trace``; requests without a session count as sessions of one turn."""
     requests = trace.requests

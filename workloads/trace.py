@@ -10,6 +10,7 @@ from typing import Any
 from libra.errors import LibraError, unknown
 from libra.request import Request
 from workloads.files import replace_file, text_lines
+from workloads.garbage import collection_paused
 from workloads.header import TraceHeader, header_row, parse_header
 from workloads.rows import FieldFault, Interner, parse_request
 
@@ -35,6 +36,7 @@ def read_trace(path: Path) -> Trace:
     return parse_trace(text_lines(path), str(path))
 
 
+@collection_paused()
 def parse_trace(lines: Iterable[str], source: str) -> Trace:
     """A trace from its lines; ``source`` names them in errors. Lines are read once, so they may be a stream."""
     stream = iter(lines)

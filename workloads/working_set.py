@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from libra.request import Request, Segment
 from libra.spec import DEFAULT_BLOCK_TOKENS, GIB, AdapterSpec, ModelSpec
+from workloads.garbage import collection_paused
 from workloads.service import ServiceTime
 from workloads.trace import Trace
 
@@ -46,6 +47,7 @@ def working_set(
     )
 
 
+@collection_paused()
 def mean_live_tokens(trace: Trace, service: ServiceTime | None = None) -> float:
     """Mean over the trace's window of the tokens that live sessions hold; see working_set."""
     end_s = trace.header.duration_s

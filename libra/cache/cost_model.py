@@ -40,7 +40,7 @@ def log_adapter_eval(
     now = np.maximum(adapters_in_hbm + np.where(is_adapter, change, 0), SMALLEST_COUNT)
     log_ratio = np.log(max(low, SMALLEST_COUNT) / now)
     if reading == "hpca":
-        return np.minimum(0.0, -log_ratio)
+        return np.asarray(np.minimum(0.0, -log_ratio))
     scarcity = np.maximum(0.0, log_ratio)
     return scarcity if reading == "v1" else np.where(is_adapter, scarcity, 0.0)
 
@@ -69,7 +69,7 @@ class CostModel(Ranker):
     use_recency: bool = True
 
     def __post_init__(self) -> None:
-        if self.tau_s <= 0:
+        if not self.tau_s > 0:
             raise LibraError(f"cost model: tau_s must be > 0, got {self.tau_s}")
 
     @property

@@ -6,6 +6,7 @@
 A private block moves to the path when it is full and enters the tree (``commit``).
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -113,9 +114,11 @@ class CacheManager:
         region = self.memory.region(ADAPTER)
         if largest > region.num_blocks:
             total = self.memory.hbm.num_blocks
+            share = _smallest_share(largest, total) if self.memory.hbm.is_split else 1.0
+            remedy = f"a share of {share:.3f} or more memory" if share < 1.0 else "more memory"
             raise LibraError(
                 f"policy {self.policy.name!r}: the largest adapter takes {largest} blocks, its region of HBM has "
-                f"{region.num_blocks} of {total}; a share of {largest / total:.3f} or more memory would do"
+                f"{region.num_blocks} of {total}; {remedy} would do"
             )
         for spec in adapters:
             exact = sizes[spec.adapter_id]
@@ -268,7 +271,7 @@ class CacheManager:
         sequence.adapter_generation = memory.generations.get(plan.adapter_node, 0)
         sequence.num_computed = len(plan.path) * self.block_tokens
         self._note_use(nodes, now_s)
-        memory.demand.note_request(plan.adapter_node, now_s)
+        memory.demand.note_request(None if sequence.adapter_id is None else plan.adapter_node, now_s)
 
     def _note_hits(self, nodes: Indices) -> None:
         tree = self.memory.tree
@@ -405,14 +408,16 @@ class CacheManager:
         if self.policy.prefetch == "queue":
             queued = (self.adapter_node(sequence.adapter_id) for sequence in islice(waiting, self.policy.lookahead))
             self._wanted = dict.fromkeys(queued)
-            for node in self._wanted:
-                if tree.hbm[node] == ABSENT and memory.free_blocks(ADAPTER) >= tree.size[node]:
-                    memory.load([node], Priority.PREFETCH)
         if self.policy.idle_adapters == "discard":
             idle = tree.is_adapter & tree.unpinned_in_hbm()
+            if self.policy.dependency:
+                idle &= tree.hbm_children == 0
             for node in np.flatnonzero(idle).tolist():
                 if node not in self._wanted:
                     memory.discard(node)
+        for node in self._wanted:
+            if tree.hbm[node] == ABSENT and memory.free_blocks(ADAPTER) >= tree.size[node]:
+                memory.load([node], Priority.PREFETCH)
 
     # ---- proof -----------------------------------------------------------------------------------------------------
 
@@ -443,3 +448,11 @@ class CacheManager:
         for kind in KINDS:
             if memory.reserved[kind] != sum(claim.blocks[kind] for claim in self.claims.values()):
                 raise AssertionError("reserved blocks and claims differ")
+
+
+def _smallest_share(num_blocks: int, total: int) -> float:
+    """The smallest share in thousandths that, cut in whole blocks, leaves room for ``num_blocks``."""
+    thousandths = math.ceil(1000 * num_blocks / total)
+    if math.floor(thousandths / 1000 * total) < num_blocks:
+        thousandths += 1
+    return thousandths / 1000

@@ -121,9 +121,10 @@ class CacheMemory:
             if node is None:
                 raise RuntimeError(f"no victim left after {gained} of {num_blocks} blocks")
             gained += int(self.tree.size[node])
+            # Said before it leaves: a node that is dropped on the way no longer knows its parent.
+            self._orders[kinds].left(node)
             if not self._leave(node):
                 dirty.append(node)
-            self._orders[kinds].left(node)
             if self.tree.is_adapter[node] and self.ranker.depends_on_adapter_count:
                 self._orders.clear()
         self._save(dirty, Priority.DEMAND)

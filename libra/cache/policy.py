@@ -126,10 +126,18 @@ class CachePolicy:
     def __post_init__(self) -> None:
         if self.adapter_share is not None and not 0 < self.adapter_share < 1:
             raise LibraError(f"policy {self.name!r}: adapter_share must lie between 0 and 1, got {self.adapter_share}")
+        if self.adapter_share is not None and self.dependency:
+            raise LibraError(
+                f"policy {self.name!r}: adapter_share needs dependency False: with it, an adapter could leave its share "
+                "only after KV that lives in the other"
+            )
         if self.write_back == "on_finish" and not self.host_kv_tier:
             raise LibraError(f"policy {self.name!r}: write_back on_finish needs host_kv_tier")
-        if self.visit_half_life_s <= 0 or self.max_pass_s < 0:
-            raise LibraError(f"policy {self.name!r}: visit_half_life_s must be > 0 and max_pass_s >= 0")
+        if not (self.visit_half_life_s > 0 and self.max_pass_s >= 0 and self.lookahead >= 1):
+            raise LibraError(
+                f"policy {self.name!r}: need visit_half_life_s > 0, max_pass_s >= 0 and lookahead >= 1, got "
+                f"{self.visit_half_life_s}, {self.max_pass_s} and {self.lookahead}"
+            )
 
     def settings(self) -> dict[str, object]:
         """The fields as plain values, for meta.json and ``libra policies``."""

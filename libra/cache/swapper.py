@@ -1,6 +1,7 @@
 """FASTLIBRA's swapper: keeps HBM use between two watermarks (paper 0.1)."""
 
 import heapq
+import math
 
 import numpy as np
 
@@ -28,12 +29,12 @@ class Swapper:
         total = memory.region(kind).num_blocks
         # Blocks whose save is in flight count as free: they were dealt with at an earlier tick.
         soon_free = memory.soon_free_blocks(kind)
-        to_free = int(np.ceil(total * (1.0 - self.config.high))) - soon_free
+        to_free = _free_blocks_at(self.config.high, total) - soon_free
         if to_free > 0:
             evictable = memory.obtainable_blocks(kind) - soon_free
             memory.evict(kind, min(to_free, evictable))
         elif self.config.prefetch:
-            room = min(soon_free - int(np.ceil(total * (1.0 - self.config.low))), memory.free_blocks(kind))
+            room = min(soon_free - _free_blocks_at(self.config.low, total), memory.free_blocks(kind))
             if room > 0:
                 self._prefetch(kind, room)
 
@@ -47,7 +48,11 @@ class Swapper:
         on_host = (tree.host == PRESENT) & (tree.hbm == ABSENT) & tree.in_use
         if memory.hbm.is_split:
             on_host &= tree.is_adapter == (kind == ADAPTER)
-        frontier = self._ranked(np.flatnonzero(tree.host_frontier() & on_host))
+        frontier_mask = tree.host_frontier() & on_host
+        if not memory.policy.dependency:
+            # KV whose adapter or prefix is away would be of no use.
+            frontier_mask &= tree.usable_in_hbm()[tree.parent]
+        frontier = self._ranked(np.flatnonzero(frontier_mask))
         chosen: list[int] = []
         while frontier:
             node = heapq.heappop(frontier)[2]
@@ -77,3 +82,8 @@ class Swapper:
         heap = list(zip((-scores).tolist(), tree.depth[nodes].tolist(), nodes.tolist(), strict=True))
         heapq.heapify(heap)
         return heap
+
+
+def _free_blocks_at(watermark: float, total: int) -> int:
+    """Blocks of ``total`` that are free when use stands at ``watermark``. Rounded, so that 0.7 of 20 is 14 and not 13."""
+    return total - math.floor(round(watermark * total, 6))

@@ -13,11 +13,12 @@ class DemandWindow:
     def __init__(self, half_life_s: float, window_s: float = 5.0) -> None:
         self._decay_rate = float(np.log(2.0)) / half_life_s
         self._window_s = window_s
-        self._counts: dict[int, tuple[float, float]] = {}
+        self._counts: dict[int | None, tuple[float, float]] = {}
         self._batches: deque[tuple[float, int]] = deque()
         self._batch_sum = 0
 
-    def note_request(self, adapter_node: int, now_s: float) -> None:
+    def note_request(self, adapter_node: int | None, now_s: float) -> None:
+        """Counts a request for an adapter, or (None) for the base model."""
         count, last_s = self._counts.get(adapter_node, (0.0, now_s))
         self._counts[adapter_node] = (count * float(np.exp(-(now_s - last_s) * self._decay_rate)) + 1.0, now_s)
 
@@ -29,7 +30,7 @@ class DemandWindow:
             self._batch_sum -= self._batches.popleft()[1]
 
     def low_lora(self, now_s: float) -> float:
-        """Eq. 3 at ``now_s``."""
+        """Eq. 3 at ``now_s``. Base model requests have a share, but need no adapter."""
         if not self._counts or not self._batches:
             return 0.0
         counts = np.array([count for count, _ in self._counts.values()])
@@ -38,4 +39,5 @@ class DemandWindow:
         total = float(weights.sum())
         if total == 0.0:
             return 0.0
-        return low_lora(weights / total, self._batch_sum / len(self._batches))
+        shares = weights[[node is not None for node in self._counts]] / total
+        return low_lora(shares, self._batch_sum / len(self._batches))

@@ -55,6 +55,8 @@ class Engine:
         tokens[: request.num_prompt_tokens] = prompt_tokens(request, self._vocab_size)
         sequence = Sequence(request, tokens, self.config.block_tokens, output, sampling or SamplingParams())
         reason = self.manager.reason_never_fits(sequence.adapter_id, sequence.max_tokens)
+        if request.num_prompt_tokens < 1 or request.output_tokens < 1:
+            reason = "needs at least one prompt token and one output token"
         if reason is None:
             self.scheduler.add(sequence)
         else:
@@ -120,7 +122,7 @@ class Engine:
 
     def _max_steps(self, batch: StepBatch) -> int:
         """How many identical decode steps there are before a sequence ends or fills its last block."""
-        if batch.prefill or not self.config.jump:
+        if batch.prefill or not self.config.jump or not self.scheduler.is_settled(batch):
             return 1
         block_tokens = self.config.block_tokens
         return min(

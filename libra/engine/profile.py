@@ -1,6 +1,7 @@
 """What a step costs on a device: a roofline with stated coefficients."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -59,14 +60,25 @@ def load_profile(path: Path) -> Profile:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise LibraError(f"profile {path}: cannot be read as JSON ({error}); write one with Profile.save") from error
+    if not isinstance(values, dict):
+        raise LibraError(f"profile {path}: holds no JSON object; write one with Profile.save")
     known = {field.name for field in fields(Profile)}
-    for key in values:
+    for key, value in values.items():
         if key not in known:
             raise unknown(f"field in profile {path}:", key, known)
+        if key not in ("name", "source", "r_squared"):
+            _check_coefficient(path, key, value)
     try:
         return Profile(**values)
     except TypeError as error:
         raise LibraError(f"profile {path}: {error}") from error
+
+
+def _check_coefficient(path: Path, name: str, value: object) -> None:
+    """Rates must be above 0 and costs not below; raises LibraError."""
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    if not is_number or value < 0 or (value == 0 and name.endswith("_per_s")):  # type: ignore[operator]
+        raise LibraError(f"profile {path}: {name} is {value!r}; rates must be above 0 and costs 0 or more")
 
 
 def datasheet_profile(device: DeviceSpec, model: ModelSpec, tensor_parallel: int) -> Profile:

@@ -17,7 +17,7 @@ def replay(
 ) -> RunResult:
     """Submits each request at its arrival time and runs until all are done.
 
-    ``on_progress`` is told (time, requests done) about once per hundred steps. On KeyboardInterrupt the result holds
+    ``on_progress`` is told (time, requests done) after every step. On KeyboardInterrupt the result holds
     what there is and is marked incomplete.
     """
     complete = True
@@ -30,7 +30,6 @@ def replay(
 
 def _run(engine: Engine, source: Iterator[Request], on_progress: Progress | None) -> None:
     upcoming = next(source, None)
-    rounds = 0
     while upcoming is not None or engine.scheduler.has_work:
         while upcoming is not None and upcoming.arrival_s <= engine.clock.now():
             engine.submit(upcoming)
@@ -38,8 +37,7 @@ def _run(engine: Engine, source: Iterator[Request], on_progress: Progress | None
         next_arrival_s = float("inf") if upcoming is None else upcoming.arrival_s
         if not engine.step(next_arrival_s):
             _wait(engine, next_arrival_s)
-        rounds += 1
-        if on_progress is not None and rounds % 100 == 0:
+        if on_progress is not None:
             on_progress(engine.clock.now(), len(engine.records))
 
 

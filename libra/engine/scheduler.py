@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from itertools import islice
 
 from libra.cache.manager import Admission, CacheManager
+from libra.cache.memory import KV
 from libra.engine.config import EngineConfig
 from libra.engine.executor import PrefillChunk, StepBatch
 from libra.engine.sequence import Sequence, SequenceState
@@ -39,6 +40,13 @@ class Scheduler:
         self._admit(batch, budget)
         self.manager.look_ahead(self.waiting)
         return batch
+
+    def is_settled(self, batch: StepBatch) -> bool:
+        """Whether the step after ``batch`` is the same unless something happens before: nobody can be admitted, and no
+        running sequence sits out for want of a block that has come free since."""
+        sitting_out = len(self.running) - len(batch.decode) - len(batch.prefill)
+        block_is_free = self.manager.memory.region(KV).num_free > 0
+        return not self._may_admit() and not (sitting_out and block_is_free)
 
     # ---- running sequences -----------------------------------------------------------------------------------------
 
@@ -99,25 +107,54 @@ class Scheduler:
 
     def _admit(self, batch: StepBatch, budget: int) -> None:
         """Admits from the queue in order; requests may pass one that does not fit for ``max_pass_s`` at most."""
-        version = self.manager.memory.version
-        if not any(s.refused_version != version for s in self.waiting):
+        if not self._may_admit():
             return
         blocked: list[Sequence] = []
         for sequence in list(islice(self.waiting, self.config.max_scan)):
             if budget == 0 or len(self.running) + len(self.loading) >= self.config.max_num_seqs:
                 break
+            passed_enough = self._passed_enough(sequence)
+            if passed_enough:
+                self._withdraw_claims_behind(sequence, blocked)
             if self._try_admit(sequence):
                 self._note_passed(blocked)
                 self._start(sequence)
-                if sequence.state is SequenceState.RUNNING:
-                    budget = self._schedule_prefills(batch, [sequence], budget)
+                budget = self._schedule_started(batch, self._start_loaded(), budget)
             else:
-                if self._passed_enough(sequence):
+                if passed_enough:
                     break
                 blocked.append(sequence)
                 if sequence not in self.manager.claims:
                     self.manager.protect(sequence)
         self.manager.end_protection(blocked)
+
+    def _may_admit(self) -> bool:
+        """Whether anybody in the queue has not been refused in this state of the cache and may be tried."""
+        if len(self.running) + len(self.loading) >= self.config.max_num_seqs:
+            return False
+        version = self.manager.memory.version
+        for sequence in islice(self.waiting, self.config.max_scan):
+            if sequence.refused_version != version:
+                return True
+            if self._passed_enough(sequence):
+                return False
+        return False
+
+    def _schedule_started(self, batch: StepBatch, started: list[Sequence], budget: int) -> int:
+        """Lets sequences that have just begun to run join ``batch``. One whose history covers all but its last token,
+        as after a preemption, decodes at once."""
+        for sequence in started:
+            if sequence.is_decoding and budget > 0:
+                batch.decode.append(sequence)
+                budget -= 1
+        return self._schedule_prefills(batch, started, budget)
+
+    def _withdraw_claims_behind(self, sequence: Sequence, ahead: list[Sequence]) -> None:
+        """Takes back the claims of everybody but those ``ahead`` of ``sequence``: nobody behind it is admitted before
+        it, so what they keep from it would be kept for ever."""
+        for other in [s for s in self.manager.claims if s is not sequence and s not in ahead]:
+            self.manager.release_claim(other)
+            sequence.refused_version = other.refused_version = -1
 
     def _try_admit(self, sequence: Sequence) -> bool:
         now_s = self.manager.memory.clock.now()
@@ -128,9 +165,10 @@ class Scheduler:
             return False
         outcome = self.manager.admit(sequence)
         if outcome is Admission.ADMITTED:
-            if sequence.evict_wait_since_s is not None:
+            # After the first token, as after a preemption, a wait is no part of TTFT.
+            if sequence.evict_wait_since_s is not None and record.first_token_s is None:
                 record.evict_wait_s += now_s - sequence.evict_wait_since_s
-                sequence.evict_wait_since_s = None
+            sequence.evict_wait_since_s = None
             return True
         if outcome is Admission.SAVING and sequence.evict_wait_since_s is None:
             sequence.evict_wait_since_s = now_s
@@ -147,7 +185,7 @@ class Scheduler:
                 sequence.first_passed_s = self.manager.memory.clock.now()
 
     def _start(self, sequence: Sequence) -> None:
-        """Takes an admitted sequence out of the queue and on to loading, or straight to running."""
+        """Takes an admitted sequence out of the queue and on to loading."""
         clock, holding = self.manager.memory.clock, self.manager.holdings[sequence]
         self.waiting.remove(sequence)
         record, now_s = sequence.record, clock.now()
@@ -164,23 +202,24 @@ class Scheduler:
             self.stall_s += clock.now() - now_s
         sequence.state = SequenceState.LOADING
         self.loading.append(sequence)
-        if holding.is_ready:
-            self._start_loaded()
 
-    def _start_loaded(self) -> None:
-        """Moves sequences whose loads have ended to running."""
+    def _start_loaded(self) -> list[Sequence]:
+        """Moves sequences whose loads have ended to running, and returns them."""
+        started: list[Sequence] = []
         for sequence in list(self.loading):
             holding = self.manager.holdings[sequence]
             if not holding.is_ready:
                 continue
             self.loading.remove(sequence)
             self.running.append(sequence)
+            started.append(sequence)
             sequence.state = SequenceState.RUNNING
             if sequence.record.first_token_s is None:
                 adapter_done, ready = holding.load_times(sequence.phase_start_s)
                 sequence.record.adapter_load_s += adapter_done - sequence.phase_start_s
                 sequence.record.kv_load_s += ready - adapter_done
                 sequence.phase_start_s = ready
+        return started
 
     def remove(self, sequence: Sequence) -> None:
         """Forgets a sequence wherever it is and gives back what it holds."""

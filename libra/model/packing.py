@@ -59,8 +59,8 @@ class UnitLayout:
         return slice(start, start + self.shapes[module][1])
 
     @property
-    def num_bytes_used(self) -> int:
-        """Elements that carry weights, over all blocks; the rest is internal fragmentation."""
+    def elems_used(self) -> int:
+        """Elements that carry weights, over all blocks; the others are internal fragmentation."""
         return self.spec.rank * self.num_layers * self.unit_elems
 
 

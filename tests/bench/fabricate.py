@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.conditions import Conditions
+from bench.metrics import PolicySummary
+from bench.statistics import Estimate
 from libra.engine.record import RequestRecord, RunResult
 
 GIB = 1 << 30
@@ -149,3 +151,53 @@ def _timeline(style: Plausible, end_s: float) -> dict[str, list[float]]:
         "waiting": [4.0] * samples,
         "running": [40.0] * samples,
     }
+
+
+def hand_made_summary(policy: str, scale: float, *, seeds: int = 5, saturated: int = 0) -> PolicySummary:
+    """A summary of round numbers: latencies grow with ``scale``, hit rates fall, every interval is 5 % wide."""
+    falling = {
+        "adapter_hit_rate": 0.9,
+        "kv_hit_rate": 0.6,
+        "slo_attainment": 0.95,
+        "request_goodput": 4.7,
+        "jain_index": 0.98,
+    }
+    flat = {"kv_host_hit_rate": 0.15, "hbm_util": 0.93, "request_throughput": 4.9, "output_throughput": 812.0}
+    counts = {"completed": 9000.0, "rejected": 0.0, "aborted": 0.0, "unfinished": 0.0, "preemptions": 12.0}
+    growing = {
+        **{"mean_ttft_ms": 180.0, "median_ttft_ms": 150.0, "p95_ttft_ms": 420.0, "p99_ttft_ms": 777.0},
+        **{"worst_adapter_mean_ttft_ms": 512.0, "mean_tpot_ms": 21.0, "p95_tpot_ms": 30.0, "p99_itl_ms": 41.0},
+        **{"mean_e2el_ms": 4200.0, "p95_e2el_ms": 9100.0, "mean_queue_ms": 60.0, "mean_evict_wait_ms": 0.0},
+        **{"mean_adapter_load_ms": 4.0, "mean_kv_load_ms": 1.0, "mean_prefill_ms": 115.0, "queue_growth": 0.001},
+        **{"invalid_kv_ratio": 0.0, "swap_in_bytes": 48.0 * GIB, "swap_out_bytes": 31.0 * GIB, "stall_s": 0.0},
+    }
+    values = {
+        **{name: value * scale for name, value in growing.items()},
+        **{name: value / scale for name, value in falling.items()},
+        **flat,
+        "cold_request_ratio": min(0.1 * scale, 1.0),
+        **counts,
+    }
+    metrics = {
+        name: Estimate(value, value * 0.95, value * 1.05) if seeds > 1 else Estimate(value)
+        for name, value in values.items()
+    }
+    return PolicySummary(
+        policy=policy,
+        caption=CAPTION,
+        seeds=tuple(range(seeds)),
+        metrics={**metrics, "prefetch_useful_ratio": Estimate(None)},
+        saturated_seeds=tuple(range(saturated)),
+    )
+
+
+def hand_made_summaries(seeds: int = 5) -> list[PolicySummary]:
+    """Six policies, worst first, the worst saturated in all seeds and vllm in two."""
+    return [
+        hand_made_summary("slora", 75.0, seeds=seeds, saturated=seeds),
+        hand_made_summary("vllm", 2.0, seeds=seeds, saturated=min(2, seeds - 1)),
+        hand_made_summary("vllm-offload", 1.7, seeds=seeds),
+        hand_made_summary("order-only", 1.2, seeds=seeds),
+        hand_made_summary("lru", 1.15, seeds=seeds),
+        hand_made_summary("fastlibra", 1.0, seeds=seeds),
+    ]

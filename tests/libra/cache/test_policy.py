@@ -1,0 +1,226 @@
+"""The policy contract: what is refused, what is reported, and what a ranker sees."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from baselines import POLICIES, find_policy
+from libra.cache.fastlibra import FASTLIBRA
+from libra.cache.policy import CachePolicy, Ranker, RankingContext, Scores, SwapperConfig
+from libra.cache.rankers import KvBeforeAdapters, LeastRecentlyUsed
+from libra.cache.tree import DependencyTree
+from libra.errors import LibraError
+from libra.spec import AdapterSpec
+from tests.libra.builders import adapters, build_cache
+
+# ---- values --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"adapter_share": 0.0, "dependency": False}, "adapter_share"),
+        ({"adapter_share": 1.0, "dependency": False}, "adapter_share"),
+        ({"adapter_share": 0.2}, "dependency"),
+        ({"host_kv_tier": False, "write_back": "on_finish"}, "write_back"),
+        ({"visit_half_life_s": 0.0}, "visit_half_life_s"),
+        ({"visit_half_life_s": math.nan}, "visit_half_life_s"),
+        ({"max_pass_s": -1.0}, "max_pass_s"),
+        ({"lookahead": 0}, "lookahead"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused_by_name(change: dict[str, Any], fault: str) -> None:
+    with pytest.raises(LibraError, match=fault) as caught:
+        replace(FASTLIBRA, **change)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", [{"tick_s": 0.0}, {"low": 0.9, "high": 0.8}, {"high": 1.1}, {"low": -0.1}])
+def test_watermarks_out_of_order_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(LibraError, match="swapper"):
+        SwapperConfig(**bad)
+
+
+@pytest.mark.parametrize("name", list(POLICIES))
+def test_settings_are_plain_and_complete(name: str) -> None:
+    settings = POLICIES[name].settings()
+    assert settings["name"] == name
+    assert {"ranker", "dependency", "adapter_share", "swapper", "max_pass_s"} <= settings.keys()
+    assert all(isinstance(value, str | int | float | bool | None) for value in settings.values())
+
+
+def test_a_cache_gets_a_ranker_of_its_own() -> None:
+    first, second = build_cache(FASTLIBRA), build_cache(FASTLIBRA)
+    assert first.memory.ranker is not FASTLIBRA.ranker
+    assert first.memory.ranker is not second.memory.ranker
+
+
+# ---- compositions of the published systems (design, section 7) -----------------------------------------------------
+
+
+def test_the_published_systems_are_composed_as_the_design_says() -> None:
+    vllm, offload, slora = (POLICIES[name] for name in ("vllm", "vllm-offload", "slora"))
+    assert (vllm.adapter_share, vllm.dependency, vllm.host_kv_tier) == (0.2, False, False)
+    assert (vllm.adapter_load, vllm.adapter_slots, vllm.history_kv) == ("blocking", "padded", "keep")
+    assert offload.host_kv_tier
+    assert offload.adapter_load == "async"
+    assert (slora.adapter_share, slora.history_kv, slora.idle_adapters) == (None, "discard", "discard")
+    assert (slora.prefetch, slora.host_kv_tier) == ("queue", False)
+    assert FASTLIBRA.swapper == SwapperConfig(tick_s=0.1, high=0.95, low=0.70, prefetch=True)
+
+
+@pytest.mark.parametrize("name", ["lru", "order-only"])
+def test_controls_differ_from_fastlibra_in_the_ranking_alone(name: str) -> None:
+    control = POLICIES[name]
+    same = replace(control, name=FASTLIBRA.name, summary=FASTLIBRA.summary, ranker=FASTLIBRA.ranker)
+    assert same == FASTLIBRA
+
+
+# ---- rankers -------------------------------------------------------------------------------------------------------
+
+
+def two_kinds() -> tuple[DependencyTree, int, int]:
+    tree = DependencyTree(60.0)
+    adapter = tree.add_adapter(AdapterSpec("a", 8), 2, 2, 100)
+    (block,) = tree.add_kv(adapter, [1], [0], 100, now_s=5.0).tolist()
+    tree.last_use[adapter] = 3.0
+    return tree, adapter, block
+
+
+CONTEXT = RankingContext(9.0, "out", 1, 1.0, 1e9, 1024)
+
+
+def test_lru_ranks_by_last_use_whatever_the_kind() -> None:
+    tree, adapter, block = two_kinds()
+    assert LeastRecentlyUsed().score(tree, np.array([adapter, block]), CONTEXT).tolist() == [3.0, 5.0]
+
+
+def test_order_only_keeps_every_adapter_above_all_kv() -> None:
+    tree, adapter, block = two_kinds()
+    scores = KvBeforeAdapters().score(tree, np.array([adapter, block]), CONTEXT)
+    assert scores.tolist() == [13.0, 5.0]
+
+
+class Recorder(Ranker):
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.used: list[tuple[list[int], float]] = []
+        self.left: list[int] = []
+
+    def fresh(self) -> "Recorder":
+        return self
+
+    def score(self, tree: DependencyTree, nodes: Any, context: RankingContext) -> Scores:
+        return tree.last_use[nodes]
+
+    def on_use(self, tree: DependencyTree, nodes: Any, now_s: float) -> None:
+        self.used.append((nodes.tolist(), now_s))
+
+    def on_leave(self, tree: DependencyTree, node: int, now_s: float) -> None:
+        self.left.append(node)
+
+
+@pytest.mark.parametrize(("scope", "visited"), [("path", 3), ("last", 1)])
+def test_a_ranker_hears_of_every_match_insertion_and_departure(scope: Any, visited: int) -> None:
+    from tests.libra.builders import request, serve
+
+    ranker = Recorder()
+    cache = build_cache(replace(FASTLIBRA, ranker=ranker, visit_scope=scope, swapper=None), specs=adapters(1))
+    serve(cache, request(0, range(8), [1], "a0"))
+    inserted = [nodes for nodes, _ in ranker.used if len(nodes) == 2]
+    assert len(inserted) == 1
+    ranker.used.clear()
+    serve(cache, request(1, [*range(8), 9], [1], "a0"))
+    assert len(ranker.used[0][0]) == visited  # the adapter and two blocks, or the last block alone
+    cache.memory.evict(0, 1)
+    assert ranker.left == [inserted[0][1]]
+
+
+# ---- policies from a user's file -----------------------------------------------------------------------------------
+
+USER_FILE = '''
+from __future__ import annotations
+from dataclasses import dataclass, replace
+from libra.cache.fastlibra import FASTLIBRA
+from libra.cache.policy import Ranker
+
+@dataclass(frozen=True)
+class Oldest(Ranker):
+    weight: float = 1.0
+    def score(self, tree, nodes, context):
+        return self.weight * tree.created[nodes]
+
+MINE = replace(FASTLIBRA, name="mine", ranker=Oldest())
+NUMBER = 3
+'''
+
+
+def test_a_policy_is_loaded_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(USER_FILE)
+    policy = find_policy(f"{path}:MINE")
+    assert isinstance(policy, CachePolicy)
+    assert policy.name == "mine"
+    build_cache(policy)
+
+
+@pytest.mark.parametrize(
+    ("variable", "fault"),
+    [("NUMBER", "no CachePolicy named 'NUMBER'; it has: "), ("OTHER", "MINE")],
+)
+def test_a_file_without_that_policy_names_those_it_has(tmp_path: Path, variable: str, fault: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(USER_FILE)
+    with pytest.raises(LibraError, match=fault):
+        find_policy(f"{path}:{variable}")
+
+
+def test_a_missing_or_broken_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(LibraError, match="does not exist"):
+        find_policy(f"{tmp_path / 'none.py'}:X")
+    broken = tmp_path / "broken.py"
+    broken.write_text("import nothing_of_that_name\n")
+    with pytest.raises(LibraError, match="fails on import: ModuleNotFoundError") as caught:
+        find_policy(f"{broken}:X")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_policy_suggests_the_nearest() -> None:
+    with pytest.raises(LibraError, match="did you mean 'fastlibra'"):
+        find_policy("fastlibre")
+
+
+# ---- static shares -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hbm_blocks", [7, 40, 97, 1234])
+@pytest.mark.parametrize("rank", [1, 3, 14])
+def test_a_share_too_small_for_a_slot_is_refused_with_the_smallest_that_works(hbm_blocks: int, rank: int) -> None:
+    vllm = replace(POLICIES["vllm"], adapter_share=0.001)
+    if 2 * rank >= hbm_blocks:
+        with pytest.raises(LibraError, match="more memory"):
+            build_cache(vllm, hbm_blocks, specs=adapters(rank))
+        return
+    with pytest.raises(LibraError, match="a share of") as caught:
+        build_cache(vllm, hbm_blocks, specs=adapters(rank))
+    advised = float(str(caught.value).split("a share of ")[1].split()[0])
+    build_cache(replace(vllm, adapter_share=advised), hbm_blocks, specs=adapters(rank))
+
+
+def test_a_unified_pool_smaller_than_an_adapter_asks_for_memory_and_not_for_a_share() -> None:
+    with pytest.raises(LibraError, match="takes 8 blocks") as caught:
+        build_cache(FASTLIBRA, hbm_blocks=7, specs=adapters(4))
+    assert "share" not in str(caught.value)
+    assert "more memory" in str(caught.value)
+
+
+def test_padded_slots_take_the_size_of_the_largest_adapter() -> None:
+    padded = build_cache(replace(POLICIES["vllm"], adapter_share=0.5), specs=adapters(1, 3))
+    exact = build_cache(FASTLIBRA, specs=adapters(1, 3))
+    sizes = [[int(c.tree.size[c.manager.adapter_node(name)]) for name in ("a0", "a1")] for c in (padded, exact)]
+    assert sizes == [[6, 6], [2, 6]]

@@ -1,0 +1,94 @@
+"""The order in which nodes leave: ascending score, ties to the deeper node, parents after their children."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from libra.cache.tree import PRESENT, DependencyTree
+from libra.cache.victims import RUN_LENGTH, VictimOrder
+
+
+def forest(parents: list[int]) -> tuple[DependencyTree, list[int]]:
+    """KV nodes below the base model; ``parents[i]`` is the position of node i's parent, or -1."""
+    tree = DependencyTree(60.0, capacity=2 * len(parents) + 8)
+    root = tree.add_adapter(None, 0, 0, 0)
+    nodes: list[int] = []
+    for position, parent in enumerate(parents):
+        (node,) = tree.add_kv(root if parent < 0 else nodes[parent], [1000 + position], [position], 1, 0.0)
+        nodes.append(int(node))
+    tree.unpin(np.array(nodes, dtype=np.intp))
+    return tree, nodes
+
+
+def order_of(tree: DependencyTree, nodes: list[int], scores: list[float]) -> VictimOrder:
+    candidates = np.array(nodes, dtype=np.intp)
+    ready = tree.hbm_children[candidates] == 0
+    return VictimOrder(tree, candidates, np.array(scores), ready, lambda node: is_leaf(tree, node), made_s=0.0)
+
+
+def is_leaf(tree: DependencyTree, node: int) -> bool:
+    return bool(tree.hbm[node] == PRESENT and tree.pins[node] == 0 and tree.hbm_children[node] == 0)
+
+
+def drain(tree: DependencyTree, order: VictimOrder) -> list[int]:
+    taken = []
+    while (node := order.next_victim()) is not None:
+        taken.append(node)
+        order.left(node)
+        tree.set_hbm(node, 0)
+    return taken
+
+
+def test_lowest_score_first() -> None:
+    tree, nodes = forest([-1, -1, -1])
+    assert drain(tree, order_of(tree, nodes, [3.0, 1.0, 2.0])) == [nodes[1], nodes[2], nodes[0]]
+
+
+def test_ties_go_to_the_deeper_node_and_then_to_the_lower_index() -> None:
+    tree, nodes = forest([-1, 0, -1, -1])
+    assert drain(tree, order_of(tree, nodes, [1.0] * 4)) == [nodes[1], nodes[0], nodes[2], nodes[3]]
+
+
+def test_a_parent_joins_with_its_own_score_once_its_children_have_left() -> None:
+    # A chain 0-1-2 that is cold at its root, and a lone node 3 in between.
+    tree, nodes = forest([-1, 0, 1, -1])
+    assert drain(tree, order_of(tree, nodes, [0.0, 1.0, 2.0, 1.5])) == [nodes[3], nodes[2], nodes[1], nodes[0]]
+
+
+def test_a_node_pinned_since_is_passed_over() -> None:
+    tree, nodes = forest([-1, -1, -1])
+    order = order_of(tree, nodes, [1.0, 2.0, 3.0])
+    tree.pin(np.array([nodes[1]]))
+    assert drain(tree, order) == [nodes[0], nodes[2]]
+
+
+def test_nobody_eligible_is_none() -> None:
+    tree, nodes = forest([-1])
+    tree.pin(np.array(nodes))
+    assert order_of(tree, nodes, [1.0]).next_victim() is None
+    assert order_of(tree, [], []).next_victim() is None
+
+
+def test_more_candidates_than_a_run_come_in_one_order() -> None:
+    count = 3 * RUN_LENGTH + 17
+    tree, nodes = forest([-1] * count)
+    scores = np.random.default_rng(0).integers(0, 40, count).astype(float)
+    expected = [nodes[i] for i in np.lexsort((nodes, scores))]
+    assert drain(tree, order_of(tree, nodes, scores.tolist())) == expected
+
+
+@given(st.data())
+def test_every_forest_leaves_leaf_by_leaf_and_always_by_the_lowest_score(data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, 25))
+    parents = [data.draw(st.integers(-1, position - 1)) for position in range(size)]
+    scores = data.draw(st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0]), min_size=size, max_size=size))
+    tree, nodes = forest(parents)
+    order = order_of(tree, nodes, scores)
+    rank = {node: (score, -int(tree.depth[node]), node) for node, score in zip(nodes, scores, strict=True)}
+    for _ in range(size):
+        expected = min((node for node in nodes if is_leaf(tree, node)), key=rank.__getitem__)
+        node = order.next_victim()
+        assert node == expected
+        order.left(node)
+        tree.set_hbm(node, 0)
+    assert order.next_victim() is None

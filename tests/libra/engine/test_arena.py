@@ -1,0 +1,79 @@
+"""The tiers' memory and the copies between them."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from libra.engine.arena import ArenaCopier, Arenas
+from libra.engine.link import Direction, Transfer
+from libra.errors import LibraError
+from libra.model.adapter_store import AdapterStore
+from tests.tiny_models import TinyModel
+
+BLOCK_TOKENS = 16
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM now."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def make(tiny: TinyModel, dtype: torch.dtype = torch.float32) -> tuple[Arenas, AdapterStore, ArenaCopier]:
+    arenas = Arenas(tiny.spec, BLOCK_TOKENS, hbm_blocks=40, host_blocks=50, dtype=dtype)
+    store = AdapterStore(tiny.spec, BLOCK_TOKENS, dtype)
+    for path in tiny.adapters.values():
+        store.add(path)
+    return arenas, store, ArenaCopier(arenas, store)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_blocks_survive_the_way_out_and_in(tiny_model: TinyModel, dtype: torch.dtype) -> None:
+    arenas, _, copier = make(tiny_model, dtype)
+    assert arenas.hbm.shape == (40, tiny_model.spec.block_elems(BLOCK_TOKENS))
+    assert arenas.host.shape == (50, tiny_model.spec.block_elems(BLOCK_TOKENS))
+    arenas.hbm.copy_(torch.randn(arenas.hbm.shape, generator=torch.Generator().manual_seed(1)))
+    kept = arenas.hbm.clone()
+    copier.copy(Transfer(Direction.OUT, [1], [7, 3, 39], [0, 49, 20], 0))
+    arenas.hbm[[7, 3, 39]] = 0.0
+    copier.copy(Transfer(Direction.IN, [1], [5, 3, 7], [20, 49, 0], 0))
+    assert torch.equal(arenas.hbm[[5, 3, 7]], kept[[39, 3, 7]])
+    assert torch.equal(arenas.hbm[8:39], kept[8:39])
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from Linux's /proc")
+def test_an_untouched_host_tier_takes_no_memory(tiny_model: TinyModel) -> None:
+    size = 2 << 30
+    blocks = size // tiny_model.spec.block_bytes(BLOCK_TOKENS)
+    before = resident_bytes()
+    arenas = Arenas(tiny_model.spec, BLOCK_TOKENS, 1, blocks, torch.float32)
+    assert arenas.host[blocks - 1].count_nonzero() == 0
+    assert arenas.host_bytes.nbytes > 0.9 * size
+    assert resident_bytes() - before < 0.1 * size
+
+
+def test_adapters_reach_hbm_from_disk_and_from_host_memory(tiny_model: TinyModel) -> None:
+    arenas, store, copier = make(tiny_model)
+    adapter_id = list(store)[1]
+    packed = store.packed(adapter_id)
+    blocks = list(range(10, 10 + len(packed)))
+    copier.copy(Transfer(Direction.DISK, [1], blocks, [], 0, adapter_id=adapter_id))
+    assert torch.equal(arenas.hbm[blocks], packed)
+    copier.fill_host(adapter_id, blocks)
+    target = [block + 15 for block in blocks]
+    copier.copy(Transfer(Direction.IN, [1], target, blocks, 0, adapter_id=adapter_id))
+    assert torch.equal(arenas.hbm[target], packed)
+
+
+def test_an_adapter_gone_from_disk_is_named(tiny_model: TinyModel, tmp_path: Path) -> None:
+    arenas, store, _ = make(tiny_model)
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (moved / name).write_bytes((next(iter(tiny_model.adapters.values())) / name).read_bytes())
+    spec = store.add(moved)
+    (moved / "adapter_model.safetensors").unlink()
+    with pytest.raises(LibraError, match=r"adapter_model.safetensors"):
+        ArenaCopier(arenas, store).copy(Transfer(Direction.DISK, [1], [0], [], 0, adapter_id=spec.adapter_id))

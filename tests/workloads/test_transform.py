@@ -1,0 +1,73 @@
+"""Rates, windows and caps: nothing is dropped or cut without being counted."""
+
+from pathlib import Path
+
+import pytest
+
+from libra.errors import LibraError
+from libra.request import Segment
+from tests.workloads.builders import row, write_rows
+from workloads.trace import Trace, read_trace
+from workloads.transform import cap_lengths, first_tokens, reshape, scale_rate, window
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Trace:
+    """10 requests in 10 s with prompts of 72 tokens and answers of 4."""
+    return read_trace(write_rows(tmp_path / "t.jsonl", *(row(number) for number in range(10))))
+
+
+def test_scaling_stretches_time_and_keeps_every_request(trace: Trace) -> None:
+    slow = scale_rate(trace, 0.25)
+    assert [request.arrival_s for request in slow.requests] == [4.0 * number for number in range(10)]
+    assert slow.request_rate == 0.25
+    assert slow.header.parameters["time_scale"] == 4.0
+    assert scale_rate(slow, 1.0).header.parameters["time_scale"] == 1.0
+
+
+def test_windows_count_what_they_leave_out(trace: Trace) -> None:
+    part = window(trace, 3.0, start_s=2.0)
+    assert [request.id for request in part.requests] == [2, 3, 4]
+    assert part.requests[0].arrival_s == 0.0
+    assert part.header.duration_s == 3.0
+    assert part.header.counts == {"outside_window": 7}
+    assert window(trace, 99.0) == trace
+    assert window(window(trace, 8.0), 5.0).header.counts == {"outside_window": 5}
+
+
+def test_caps_cut_the_end_and_are_counted(trace: Trace) -> None:
+    capped = cap_lengths(trace, max_prompt_tokens=70, max_output_tokens=3)
+    assert capped.requests[0].prompt == (Segment("a.sys", 0, 64), Segment("s0.t0", 0, 6))
+    assert {request.output_tokens for request in capped.requests} == {3}
+    assert capped.header.counts == {"prompts_capped": 10, "outputs_capped": 10}
+    assert cap_lengths(trace, 72, 4) is trace
+
+
+def test_caps_on_explicit_tokens(tmp_path: Path) -> None:
+    explicit = row(0, prompt=..., output=..., prompt_token_ids=[1, 2, 3], output_token_ids=[4, 5, 6, 7])
+    trace = cap_lengths(read_trace(write_rows(tmp_path / "t.jsonl", explicit)), 2, 1)
+    assert trace.requests[0].prompt_token_ids == (1, 2)
+    assert trace.requests[0].output_token_ids == (4,)
+
+
+def test_first_tokens() -> None:
+    segments = [Segment("a", 5, 3), Segment("b", 0, 4)]
+    assert first_tokens(segments, 3) == (Segment("a", 5, 3),)
+    assert first_tokens(segments, 4) == (Segment("a", 5, 3), Segment("b", 0, 1))
+    assert first_tokens(segments, 99) == tuple(segments)
+
+
+def test_reshape_scales_then_cuts(trace: Trace) -> None:
+    shaped = reshape(trace, request_rate=2.0, duration_s=2.0, max_prompt_tokens=10)
+    assert [request.arrival_s for request in shaped.requests] == [0.0, 0.5, 1.0, 1.5]
+    assert {request.num_prompt_tokens for request in shaped.requests} == {10}
+    assert reshape(trace) is trace
+
+
+def test_bad_changes(trace: Trace) -> None:
+    with pytest.raises(LibraError, match="--request-rate is 0"):
+        scale_rate(trace, 0.0)
+    with pytest.raises(LibraError, match="is empty: the trace holds 10 s"):
+        window(trace, 5.0, start_s=10.0)
+    with pytest.raises(LibraError, match="cap on prompt tokens is 0"):
+        cap_lengths(trace, max_prompt_tokens=0)
