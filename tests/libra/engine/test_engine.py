@@ -1,0 +1,201 @@
+"""Whole runs of the simulated engine under every policy: what must hold for any stream of requests."""
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from libra.cache.policy import CachePolicy
+from libra.engine.config import EngineConfig
+from libra.engine.engine import Engine
+from libra.engine.record import RunResult
+from libra.engine.replay import replay
+from libra.engine.sequence import Sequence, SequenceState
+from libra.request import Request
+from tests.libra.builders import BLOCK_TOKENS, PROFILE, adapters, build_engine
+from tests.libra.loads import session_load
+from tests.libra.variants import VARIANTS
+
+SPECS = adapters(1, 2, 1)
+ADAPTERS: list[str | None] = ["a0", "a1", "a2", None]
+# HBM and host blocks: hardly anything fits, only HBM is tight, only host memory is, everything fits.
+SIZES = {"tight": (20, 12), "tight HBM": (24, 200), "tight host": (60, 6), "roomy": (400, 800)}
+# One block in 1, 10 and 80 ms, where a step takes 10 ms.
+LINKS = {"fast": 1.0, "even": 0.1, "slow": 0.0125}
+
+
+def engine_for(policy: CachePolicy, size: str, link: str, **options: int) -> Engine:
+    hbm_blocks, host_blocks = SIZES[size]
+    profile = PROFILE.with_link(PROFILE.link_bytes_per_s * LINKS[link])
+    config = EngineConfig(block_tokens=BLOCK_TOKENS, **options)
+    return build_engine(policy, hbm_blocks, host_blocks, SPECS, config, profile)
+
+
+def drive(engine: Engine, load: list[Request], limit_s: float) -> list[Sequence]:
+    """``replay``, with every invariant checked after every step and an end to waiting."""
+    upcoming = list(reversed(load))
+    sequences: list[Sequence] = []
+    while upcoming or engine.scheduler.has_work:
+        while upcoming and upcoming[-1].arrival_s <= engine.clock.now():
+            sequences.append(engine.submit(upcoming.pop()))
+        next_arrival_s = upcoming[-1].arrival_s if upcoming else float("inf")
+        if not engine.step(next_arrival_s):
+            engine.clock.advance_to(min(next_arrival_s, engine.next_event_s()))
+        engine.manager.check()
+        assert engine.clock.now() < limit_s, "requests wait for ever"
+    return sequences
+
+
+def check_parts(sequences: list[Sequence]) -> None:
+    """TTFT is the sum of its parts, none of which is negative."""
+    for sequence in sequences:
+        record = sequence.record
+        if record.status != "finished":
+            continue
+        parts = (record.queue_s, record.adapter_load_s, record.kv_load_s, record.prefill_s)
+        assert record.first_token_s is not None
+        assert min(parts) >= 0.0
+        assert abs(sum(parts) - (record.first_token_s - record.arrival_s)) < 1e-9
+        assert record.evict_wait_s <= record.queue_s + 1e-9
+        assert record.hbm_hit_tokens + record.host_hit_tokens < record.prompt_tokens
+        assert len(record.token_times) == record.output_tokens == sequence.request.output_tokens
+        assert record.token_times == sorted(record.token_times)
+        assert record.token_times[0] == record.first_token_s
+        assert record.token_times[-1] == record.finish_s
+
+
+def check_passing(sequences: list[Sequence], max_pass_s: float) -> None:
+    """Nobody is admitted before an earlier request that has been passed for ``max_pass_s``."""
+    admitted = [s for s in sequences if s.record.admitted_s is not None]
+    for position, earlier in enumerate(admitted):
+        for later in admitted[position + 1 :]:
+            if later.record.admitted_s < earlier.record.admitted_s:  # type: ignore[operator]
+                assert earlier.first_passed_s is not None
+                assert later.record.admitted_s - earlier.first_passed_s < max_pass_s  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    seed=st.integers(0, 10**6),
+    size=st.sampled_from(list(SIZES)[:3]),
+    link=st.sampled_from(list(LINKS)),
+    gap_s=st.sampled_from([0.005, 0.05, 0.3]),
+    max_num_seqs=st.sampled_from([2, 256]),
+    budget=st.sampled_from([5, 16, 2048]),
+    max_pass_s=st.sampled_from([0.0, 0.1, 1.0]),
+)
+def test_every_request_finishes_and_its_record_adds_up(
+    name: str, seed: int, size: str, link: str, gap_s: float, max_num_seqs: int, budget: int, max_pass_s: float
+) -> None:
+    policy = replace(VARIANTS[name], max_pass_s=max_pass_s)
+    engine = engine_for(policy, size, link, max_num_seqs=max_num_seqs, max_num_batched_tokens=budget)
+    load = session_load(25, ADAPTERS, seed, mean_gap_s=gap_s)
+    sequences = drive(engine, load, limit_s=400.0)
+    assert {s.state for s in sequences} <= {SequenceState.FINISHED, SequenceState.REJECTED}
+    assert sum(s.state is SequenceState.FINISHED for s in sequences) >= 15
+    assert len(engine.records) == len(load)
+    check_parts(sequences)
+    check_passing(sequences, max_pass_s)
+
+
+# ---- jumping -------------------------------------------------------------------------------------------------------
+
+
+def differences(jumping: RunResult, stepping: RunResult) -> list[str]:
+    """Names of what is not exactly equal; floats too."""
+    names = [f"record {a.id}" for a, b in zip(jumping.records, stepping.records, strict=True) if a != b]
+    names += [key for key in jumping.counters if jumping.counters[key] != stepping.counters[key]]
+    names += [key for key in jumping.timeline if jumping.timeline[key] != stepping.timeline[key]]
+    return names
+
+
+@pytest.mark.parametrize("size", ["tight", "tight HBM", "roomy"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_jumping_equals_stepping_exactly(name: str, size: str) -> None:
+    for seed, (link, options) in enumerate(
+        [("fast", {}), ("even", {"max_num_seqs": 3}), ("slow", {"max_num_batched_tokens": 7})]
+    ):
+        load = session_load(30, ADAPTERS, seed, mean_gap_s=0.03 + 0.1 * seed)
+        runs, evictions, steps = [], [], []
+        for jump in (True, False):
+            engine = engine_for(VARIANTS[name], size, link, jump=jump, **options)
+            engine.manager.memory.evictions = []
+            calls = count_calls(engine)
+            runs.append(replay(engine, load))
+            evictions.append(engine.manager.memory.evictions)
+            steps.append(len(calls))
+        assert differences(*runs) == []
+        assert evictions[0] == evictions[1]
+        assert steps[0] < steps[1], "nothing was jumped"
+
+
+def count_calls(engine: Engine) -> list[int]:
+    calls: list[int] = []
+    execute = engine.executor.execute
+
+    def counted(batch, max_steps, until_s):  # type: ignore[no-untyped-def]
+        calls.append(max_steps)
+        return execute(batch, max_steps, until_s)
+
+    engine.executor.execute = counted  # type: ignore[method-assign]
+    return calls
+
+
+# ---- timeline and counters -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_timeline_accounts_for_every_block_at_every_moment(name: str) -> None:
+    config = EngineConfig(block_tokens=BLOCK_TOKENS, timeline_s=0.02)
+    engine = build_engine(VARIANTS[name], 24, 14, SPECS, config, PROFILE.with_link(PROFILE.link_bytes_per_s / 10))
+    timeline = replay(engine, session_load(25, ADAPTERS, 1)).timeline
+    uses = ("adapter_blocks", "history_blocks", "running_blocks", "in_flight_blocks", "free_blocks")
+    assert np.sum([timeline[use] for use in uses], axis=0).tolist() == [24.0] * len(timeline["time_s"])
+    assert max(timeline["host_blocks"]) <= 14
+    assert len({len(column) for column in timeline.values()}) == 1
+    assert (np.diff(timeline["time_s"]) > 0).all()
+    if VARIANTS[name].dependency:
+        assert max(timeline["invalid_blocks"]) == 0
+
+
+def test_invalid_kv_is_seen_where_nothing_prevents_it() -> None:
+    policy = replace(VARIANTS["vllm-async"], adapter_share=0.35)  # eight of 24 blocks: two of the padded slots
+    config = EngineConfig(block_tokens=BLOCK_TOKENS, timeline_s=0.02)
+    engine = build_engine(policy, 24, 200, SPECS, config)
+    timeline = replay(engine, session_load(40, ADAPTERS, 2)).timeline
+    assert max(timeline["invalid_blocks"]) > 0
+
+
+def test_counters_of_a_run_are_in_the_result() -> None:
+    engine = engine_for(VARIANTS["fastlibra"], "tight", "fast")
+    result = replay(engine, session_load(30, ADAPTERS, 3), seed=7)
+    expected = asdict(engine.manager.memory.counters)
+    assert {key: result.counters[key] for key in expected} == expected
+    assert (result.policy, result.seed, result.complete) == ("fastlibra", 7, True)
+    assert result.counters["num_steps"] == engine.num_steps > 0
+    assert result.device.startswith("simulated on")
+
+
+def test_an_interrupted_replay_keeps_what_it_has_and_says_so() -> None:
+    engine = engine_for(VARIANTS["fastlibra"], "roomy", "fast")
+
+    def interrupt(now_s: float, num_done: int) -> None:
+        if num_done >= 5:
+            raise KeyboardInterrupt
+
+    load = session_load(200, ADAPTERS, 3)
+    result = replay(engine, load, on_progress=interrupt)
+    statuses = [record.status for record in result.records]
+    assert not result.complete
+    assert statuses.count("finished") >= 5
+    assert "unfinished" in statuses
+    assert len(result.records) < len(load)
+
+
+def test_a_trace_without_recorded_answers_is_filled_the_same_way_every_time() -> None:
+    load = [replace(wanted, output=None) for wanted in session_load(10, ADAPTERS, 0)]
+    runs = [replay(engine_for(VARIANTS["fastlibra"], "roomy", "fast"), load) for _ in range(2)]
+    assert differences(*runs) == []
