@@ -1,4 +1,4 @@
-"""Random models for tests, written once per session."""
+"""Options of the test suite, and random models written once per session."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,6 +7,16 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.tiny_models import TinyModel
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write golden counts anew: look at the difference")
+
+
+@pytest.fixture(scope="session")
+def update_golden(pytestconfig: pytest.Config) -> bool:
+    """Whether golden files are to be written instead of compared."""
+    return bool(pytestconfig.getoption("--update-golden"))
 
 
 @pytest.fixture(scope="session")

@@ -102,6 +102,8 @@ class CacheManager:
         self._kv_bytes = model.block_bytes(block_tokens)
         self.holdings: dict[Sequence, Holding] = {}
         self.claims: dict[Sequence, Claim] = {}
+        # The kind of block a waiting sequence was last refused for, and the state of the cache then.
+        self.refusals: dict[Sequence, tuple[Kind, int]] = {}
         self._wanted: dict[int, None] = {}
         self.swapper = Swapper(memory, self.policy.swapper) if self.policy.swapper else None
         self._register(model, adapters)
@@ -154,6 +156,11 @@ class CacheManager:
 
     # ---- admission -------------------------------------------------------------------------------------------------
 
+    def worth_asking(self, sequence: Sequence) -> bool:
+        """Whether ``admit`` could answer otherwise than last time: room may have appeared since."""
+        refusal = self.refusals.get(sequence)
+        return refusal is None or self.memory.version(refusal[0]) != refusal[1]
+
     def admit(self, sequence: Sequence) -> Admission:
         """Matches, pins, makes room and starts the loads of ``sequence``; all or nothing.
 
@@ -172,15 +179,19 @@ class CacheManager:
         for kind in kinds:
             if needed[kind] > memory.obtainable_blocks(kind) - memory.pooled(kept, kind):
                 tree.unpin(path)
+                self.refusals[sequence] = (kind, memory.version(kind))
                 return Admission.NO_ROOM
         memory.rescue(path)
         for kind in kinds:
             shortage = needed[kind] - memory.soon_free_blocks(kind)
             if shortage > 0:
                 memory.evict(kind, shortage)
-        if any(needed[kind] > memory.free_blocks(kind) for kind in kinds):
-            self._claim(sequence, path, plan.needed)
-            return Admission.SAVING
+        for kind in kinds:
+            if needed[kind] > memory.free_blocks(kind):
+                self._claim(sequence, path, path[coming_back], plan.needed)
+                self.refusals[sequence] = (kind, memory.version(kind))
+                return Admission.SAVING
+        self.refusals.pop(sequence, None)
         self._take(sequence, plan)
         return Admission.ADMITTED
 
@@ -192,7 +203,7 @@ class CacheManager:
         if self.policy.history_kv == "keep":
             # At least the last known token is computed, for its logits.
             matchable = (sequence.num_tokens - 1) // self.block_tokens
-            nodes = tree.match(adapter_node, sequence.hashes(matchable)[:matchable])
+            nodes = self._reachable(adapter_node, tree.match(adapter_node, sequence.hashes(matchable)[:matchable]))
             path = nodes.tolist()
             from_host = nodes[tree.hbm[nodes] == ABSENT]
             if len(from_host) and not self._worth_loading(len(from_host), len(path)):
@@ -206,6 +217,15 @@ class CacheManager:
         kv_loads = len(loads) - (1 if adapter_blocks else 0)
         return Plan(adapter_node, path, loads, [kv_loads + new_blocks, adapter_blocks], new_blocks)
 
+    def _reachable(self, adapter_node: int, nodes: Indices) -> Indices:
+        """The matched chain up to a node that is being saved below one that has left already: calling it back would
+        leave it in HBM without its parent until that is loaded."""
+        states = self.memory.tree.hbm[np.append(adapter_node, nodes)]
+        if LEAVING not in states or ABSENT not in states:
+            return nodes
+        stranded = (states == LEAVING) & np.logical_or.accumulate(states == ABSENT)
+        return nodes[: int(stranded.argmax()) - 1] if stranded.any() else nodes
+
     def _worth_loading(self, num_blocks: int, path_blocks: int) -> bool:
         """Whether ``num_blocks`` of host KV come back sooner than they are recomputed (``reload: cheaper``)."""
         if self.policy.reload == "always":
@@ -213,28 +233,17 @@ class CacheManager:
         seconds = self.memory.link.queue_seconds(Direction.IN, num_blocks * self._kv_bytes)
         return seconds <= self._recompute_price(min(num_blocks, path_blocks) * self.block_tokens)
 
-    def _claim(self, sequence: Sequence, path: Indices, needed: list[int]) -> None:
+    def _claim(self, sequence: Sequence, path: Indices, rescued: Indices, needed: list[int]) -> None:
         """Keeps ``needed`` blocks and the leading HBM part of the pinned ``path`` for ``sequence``; unpins the rest."""
         tree = self.memory.tree
         inside = (tree.hbm[path] == PRESENT) | (tree.hbm[path] == LOADING)
         kept = len(path) if inside.all() else int(inside.argmin())
         tree.unpin(path[kept:])
+        # Below a node that is away, what has just been called back goes on its way again.
+        tree.move(np.array([node for node in path[kept:] if node in rescued], dtype=np.intp), LEAVING)
         self.claims[sequence] = Claim(needed, path[:kept].tolist())
         for kind in KINDS:
             self.memory.reserved[kind] += needed[kind]
-
-    def protect(self, sequence: Sequence) -> None:
-        """Claims what HBM holds of ``sequence``'s path, and no blocks: nobody behind it may evict that."""
-        plan = self._plan(sequence)
-        path = np.array([plan.adapter_node, *plan.path], dtype=np.intp)
-        self.memory.tree.pin(path)
-        self._claim(sequence, path, [0, 0])
-
-    def end_protection(self, sequences: Iterable[Sequence]) -> None:
-        """Releases the claims of ``sequences`` that hold no blocks."""
-        for sequence in sequences:
-            if sequence in self.claims and not any(self.claims[sequence].blocks):
-                self.release_claim(sequence)
 
     def release_claim(self, sequence: Sequence) -> None:
         """Gives back what ``sequence`` has claimed, if anything."""
@@ -355,11 +364,11 @@ class CacheManager:
         if tree.hbm[node] == PRESENT:
             sequence.block_table[position] = tree.hbm_blocks[node][0]
             memory.region(KV).release([own])
-            memory.version += 1
+            memory.note_room()
         elif tree.hbm[node] == ABSENT:
             tree.hbm_blocks[node] = [own]
             memory.region(KV).assign([own], node)
-            tree.set_hbm(node, PRESENT)
+            tree.move(as_array, PRESENT)
         else:
             # The node's own data is still on its way: this sequence goes on with its private copy of the block.
             holding.shares = False
@@ -374,6 +383,7 @@ class CacheManager:
         For a sequence that finished, was preempted, or was aborted (loads in flight go on without it).
         """
         self.release_claim(sequence)
+        self.refusals.pop(sequence, None)
         holding = self.holdings.pop(sequence, None)
         if holding is None:
             return
@@ -386,7 +396,7 @@ class CacheManager:
         if self.policy.write_back == "on_finish":
             memory.write_back(holding.path)
         sequence.block_table, sequence.adapter_blocks, sequence.num_computed = [], [], 0
-        memory.version += 1
+        memory.note_room()
 
     # ---- ahead of need ---------------------------------------------------------------------------------------------
 

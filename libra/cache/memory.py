@@ -42,7 +42,7 @@ class CacheMemory:
     """Both tiers, the tree over them, and the link between them.
 
     ``reserved`` counts free or soon-free blocks promised to requests that wait for evicted blocks to be saved.
-    ``version`` grows whenever room may have appeared, so that a failed admission need not be tried again before.
+    ``versions``, by kind, grow whenever room may have appeared, so that a failed admission need not be tried before.
     ``evictions``, when a list, receives (adapter id, label) of every node that leaves HBM, in order.
     """
 
@@ -64,7 +64,7 @@ class CacheMemory:
         self.block_bytes = block_bytes
         self.interval_s = interval_s
         self.reserved = [0, 0]
-        self.version = 0
+        self.versions = [0, 0]
         self.counters = CacheCounters()
         self.evictions: list[tuple[str | None, int]] | None = None
         self.loading: dict[int, Transfer] = {}
@@ -95,6 +95,15 @@ class CacheMemory:
         """Soon free plus all that eviction could free."""
         return self.soon_free_blocks(kind) + self.pooled(self.tree.evictable_blocks, kind)
 
+    def version(self, kind: Kind) -> int:
+        """The state of the region that serves ``kind``."""
+        return self.pooled(self.versions, kind)
+
+    def note_room(self) -> None:
+        """Room of either kind may have appeared: something was unpinned, or a load has begun that others can share."""
+        for kind in KINDS:
+            self.versions[kind] += 1
+
     def context(self, swap: Swap) -> RankingContext:
         now_s = self.clock.now()
         return RankingContext(
@@ -114,92 +123,95 @@ class CacheMemory:
         The caller has asked ``obtainable_blocks``; running out of victims is a broken invariant (RuntimeError).
         """
         kinds = (kind == KV, kind == ADAPTER) if self.hbm.is_split else (True, True)
-        dirty: list[int] = []
         gained = 0
         while gained < num_blocks:
-            node = self._next_victim(kinds)
-            if node is None:
+            victims = self._take_victims(kinds, num_blocks - gained)
+            if not victims:
                 raise RuntimeError(f"no victim left after {gained} of {num_blocks} blocks")
-            gained += int(self.tree.size[node])
-            # Said before it leaves: a node that is dropped on the way no longer knows its parent.
-            self._orders[kinds].left(node)
-            if not self._leave(node):
-                dirty.append(node)
-            if self.tree.is_adapter[node] and self.ranker.depends_on_adapter_count:
+            gained += int(self.tree.size[victims].sum())
+            self._leave(victims)
+            if self.tree.is_adapter[victims[-1]] and self.ranker.depends_on_adapter_count:
                 self._orders.clear()
-        self._save(dirty, Priority.DEMAND)
 
-    def _next_victim(self, kinds: tuple[bool, bool]) -> int | None:
+    def _take_victims(self, kinds: tuple[bool, bool], num_blocks: int) -> list[int]:
         order = self._orders.get(kinds)
         now_s = self.clock.now()
         if order is not None and now_s < order.made_s + self.interval_s:
-            node = order.next_victim()
-            if node is not None:
-                return node
+            victims = order.take(num_blocks, self.tree.size)
+            if victims:
+                return victims
         order = self._orders[kinds] = self._rank_victims(kinds, now_s)
-        return order.next_victim()
+        return order.take(num_blocks, self.tree.size)
 
     def _rank_victims(self, kinds: tuple[bool, bool], now_s: float) -> VictimOrder:
-        tree, dependency = self.tree, self.policy.dependency
+        tree = self.tree
         mask = tree.unpinned_in_hbm()
         if not all(kinds):
             mask &= tree.is_adapter == kinds[1]
         nodes = np.flatnonzero(mask)
         scores = self.ranker.score(tree, nodes, self.context("out"))
-        ready = (tree.hbm_children[nodes] == 0) | (not dependency)
+        exempt = np.full(len(nodes), not self.policy.dependency)
 
         def eligible(node: int) -> bool:
-            return bool(
-                tree.hbm[node] == PRESENT
-                and tree.pins[node] == 0
-                and tree.last_use[node] <= now_s
-                and (tree.hbm_children[node] == 0 or not dependency)
-            )
+            return bool(tree.hbm[node] == PRESENT and tree.pins[node] == 0 and tree.last_use[node] <= now_s)
 
-        return VictimOrder(tree, nodes, scores, ready, eligible, now_s)
+        return VictimOrder(tree, nodes, scores, "hbm_children", exempt, eligible, now_s)
 
     def discard(self, node: int) -> None:
         """Takes an idle node out of HBM at once; nobody pins it."""
-        self._save([] if self._leave(node) else [node], Priority.DEMAND)
+        self._leave([node])
 
-    def _leave(self, node: int) -> bool:
-        """Starts ``node`` on its way out. True when its blocks are free already, False when it must be saved first."""
-        tree = self.tree
-        self.counters.evicted_blocks += int(tree.size[node])
-        self.ranker.on_leave(tree, node, self.clock.now())
+    def _leave(self, victims: list[int]) -> None:
+        """Takes victims out of HBM, children before parents: at once, or when they have been saved."""
+        tree, now_s = self.tree, self.clock.now()
+        nodes = np.array(victims, dtype=np.intp)
+        self.counters.evicted_blocks += int(tree.size[nodes].sum())
+        self.ranker.on_leave(tree, nodes, now_s)
         if self.evictions is not None:
-            self.evictions.append((tree.adapter_ids[int(tree.adapter[node])], tree.labels[node]))
-        tree.prefetched[node] = False
-        if tree.host[node] == SAVING:
-            tree.set_hbm(node, LEAVING)
+            self.evictions += [(tree.adapter_ids[int(tree.adapter[node])], tree.labels[node]) for node in victims]
+        tree.prefetched[nodes] = False
+        tree.move(nodes, LEAVING)
+        being_saved = tree.host[nodes] == SAVING
+        for node in nodes[being_saved].tolist():
             self.link.promote(self.saving[node])
-            return True
-        if tree.host[node] == PRESENT or not self._find_host_room(node):
-            self._free_hbm(node)
-            return True
-        tree.set_hbm(node, LEAVING)
-        return False
+        unsaved = nodes[(tree.host[nodes] == ABSENT) & (tree.is_adapter[nodes] | self.policy.host_kv_tier)]
+        to_save = self._take_host_room(unsaved.tolist())
+        saved = set(to_save)
+        self._free_hbm([node for node in nodes[~being_saved].tolist() if node not in saved])
+        self._save(to_save, Priority.DEMAND)
 
-    def _find_host_room(self, node: int) -> bool:
-        """Takes host blocks for ``node`` if it is to be saved and room can be made; KV goes before adapters."""
-        if not self.tree.is_adapter[node] and not self.policy.host_kv_tier:
-            return False
-        count = int(self.tree.host_size[node])
-        if not self.make_host_room(count, spare_adapters=not self.tree.is_adapter[node]):
-            return False
-        self.tree.host_blocks[node] = self.host.kv_region.allocate(count, node)
-        return True
-
-    def _free_hbm(self, node: int) -> None:
+    def _take_host_room(self, nodes: list[int]) -> list[int]:
+        """Takes host blocks for the first of ``nodes`` for which room can be made; returns those."""
         tree = self.tree
-        kind: Kind = ADAPTER if tree.is_adapter[node] else KV
-        tree.set_hbm(node, ABSENT)
-        self.region(kind).release(tree.hbm_blocks[node])
-        tree.hbm_blocks[node] = []
-        self.version += 1
-        if kind == KV and tree.host[node] == ABSENT:
-            self.counters.dropped_kv_blocks += 1
-            tree.remove_if_gone(node)
+        needed = int(tree.host_size[nodes].sum()) if nodes else 0
+        self.make_host_room(needed, spare_adapters=not all(tree.is_adapter[nodes]))
+        with_room = []
+        for node in nodes:
+            size = int(tree.host_size[node])
+            if size <= self.host.kv_region.num_free:
+                tree.host_blocks[node] = self.host.kv_region.allocate(size, node)
+                with_room.append(node)
+        return with_room
+
+    def _free_hbm(self, victims: list[int]) -> None:
+        """Frees the blocks of nodes that leave HBM, children before parents, and forgets KV that is nowhere else."""
+        if not victims:
+            return
+        tree = self.tree
+        nodes = np.array(victims, dtype=np.intp)
+        tree.move(nodes, ABSENT)
+        is_adapter = tree.is_adapter[nodes]
+        for kind, of_kind in zip(KINDS, (nodes[~is_adapter].tolist(), nodes[is_adapter].tolist()), strict=True):
+            self.region(kind).release([block for node in of_kind for block in tree.hbm_blocks[node]])
+            for node in of_kind:
+                tree.hbm_blocks[node] = []
+            self.versions[kind] += len(of_kind)
+        self._forget_kv(nodes[~is_adapter & (tree.host[nodes] == ABSENT)])
+
+    def _forget_kv(self, nodes: Indices) -> None:
+        self.counters.dropped_kv_blocks += len(nodes)
+        for node in nodes.tolist():
+            self.tree.remove_if_gone(node)
 
     def _save(self, nodes: list[int], priority: Priority) -> None:
         """Copies ``nodes``, whose host blocks are taken, to host memory."""
@@ -221,65 +233,68 @@ class CacheMemory:
 
     def write_back(self, nodes: list[int]) -> None:
         """Copies KV nodes that have no host copy to host memory while they stay in HBM."""
-        fresh = [node for node in nodes if self.tree.host[node] == ABSENT and self._find_host_room(node)]
-        self._save(fresh, Priority.PREFETCH)
+        unsaved = [node for node in nodes if self.tree.host[node] == ABSENT]
+        self._save(self._take_host_room(unsaved), Priority.PREFETCH)
 
     def rescue(self, nodes: Indices) -> None:
         """Calls back nodes whose save is in flight: they stay in HBM, and the host copy will be a second one."""
-        for node in nodes[self.tree.hbm[nodes] == LEAVING].tolist():
-            self.tree.set_hbm(node, PRESENT)
+        leaving = nodes[self.tree.hbm[nodes] == LEAVING]
+        if len(leaving):
+            self.tree.move(leaving, PRESENT)
 
     # ---- the host tier ---------------------------------------------------------------------------------------------
 
     def make_host_room(self, num_blocks: int, spare_adapters: bool) -> bool:
-        """Drops host copies until ``num_blocks`` are free; False, with what was dropped dropped, when that fails.
+        """Drops host copies until ``num_blocks`` are free; False when nothing more can be dropped before that.
 
         Second copies of what HBM holds go first, then the coldest KV leaves, then (unless spared) adapters no one has
         in HBM: those go back to disk.
         """
-        while self.host.num_free < num_blocks:
-            node = self._next_host_victim(spare_adapters)
-            if node is None:
+        while (missing := num_blocks - self.host.kv_region.num_free) > 0:
+            victims = self._take_host_victims(missing)
+            if victims and spare_adapters and self.tree.is_adapter[victims[-1]]:
+                victims.pop()
+            if not victims:
                 return False
-            self._drop_host(node)
+            self._drop_host(victims)
         return True
 
-    def _next_host_victim(self, spare_adapters: bool) -> int | None:
-        now_s = self.clock.now()
-        for fresh in (False, True):
-            if fresh or self._host_order is None or now_s >= self._host_order.made_s + self.interval_s:
-                self._host_order = self._rank_host_victims(now_s)
-            node = self._host_order.next_victim()
-            if node is not None and not (spare_adapters and self.tree.is_adapter[node]):
-                return node
-        return None
+    def _take_host_victims(self, num_blocks: int) -> list[int]:
+        now_s, sizes = self.clock.now(), self.tree.host_size
+        if self._host_order is not None and now_s < self._host_order.made_s + self.interval_s:
+            victims = self._host_order.take(num_blocks, sizes)
+            if victims:
+                return victims
+        self._host_order = self._rank_host_victims(now_s)
+        return self._host_order.take(num_blocks, sizes)
 
     def _rank_host_victims(self, now_s: float) -> VictimOrder:
         tree = self.tree
-
-        def eligible(node: int) -> bool:
-            second_copy = tree.hbm[node] == PRESENT and not tree.is_adapter[node]
-            coldest = tree.hbm[node] == ABSENT and tree.pins[node] == 0 and tree.children[node] == 0
-            return bool(tree.host[node] == PRESENT and (second_copy or coldest))
-
         nodes = np.flatnonzero((tree.host == PRESENT) & ~(tree.is_adapter & (tree.hbm != ABSENT)))
+        second_copy = tree.hbm[nodes] == PRESENT
         scores = self.ranker.score(tree, nodes, self.context("out"))
         span = float(np.ptp(scores)) + 1.0 if len(nodes) else 1.0
-        scores = scores + span * tree.is_adapter[nodes] - span * (tree.hbm[nodes] == PRESENT)
-        ready = (tree.hbm[nodes] == PRESENT) | (tree.children[nodes] == 0)
-        return VictimOrder(tree, nodes, scores, ready, eligible, now_s)
+        scores = scores + span * tree.is_adapter[nodes] - span * second_copy
+        second_copies = set(nodes[second_copy].tolist())
 
-    def _drop_host(self, node: int) -> None:
+        def eligible(node: int) -> bool:
+            if tree.host[node] != PRESENT:
+                return False
+            if node in second_copies:
+                return bool(tree.hbm[node] == PRESENT)
+            return bool(tree.hbm[node] == ABSENT and tree.pins[node] == 0)
+
+        return VictimOrder(tree, nodes, scores, "children", second_copy, eligible, now_s)
+
+    def _drop_host(self, victims: list[int]) -> None:
+        """Frees host blocks, children before parents; KV that is nowhere else is forgotten."""
         tree = self.tree
-        self.host.kv_region.release(tree.host_blocks[node])
-        tree.host_blocks[node] = []
-        tree.host[node] = ABSENT
-        order = self._host_order
-        if order is not None and tree.hbm[node] == ABSENT:
-            order.left(node)
-        if not tree.is_adapter[node] and tree.hbm[node] == ABSENT:
-            self.counters.dropped_kv_blocks += 1
-            tree.remove_if_gone(node)
+        nodes = np.array(victims, dtype=np.intp)
+        tree.host[nodes] = ABSENT
+        self.host.kv_region.release([block for node in victims for block in tree.host_blocks[node]])
+        for node in victims:
+            tree.host_blocks[node] = []
+        self._forget_kv(nodes[~tree.is_adapter[nodes] & (tree.hbm[nodes] == ABSENT)])
 
     # ---- coming into HBM -------------------------------------------------------------------------------------------
 
@@ -293,7 +308,8 @@ class CacheMemory:
         for node in nodes:
             kind: Kind = ADAPTER if tree.is_adapter[node] else KV
             tree.hbm_blocks[node] = self.region(kind).allocate(int(tree.size[node]), node)
-            tree.set_hbm(node, LOADING)
+        if nodes:
+            tree.move(np.array(nodes, dtype=np.intp), LOADING)
         adapters = [node for node in nodes if tree.is_adapter[node]]
         blocks = [node for node in nodes if not tree.is_adapter[node]]
         for node in adapters:
@@ -301,6 +317,7 @@ class CacheMemory:
             self.counters.adapter_in_bytes += int(tree.num_bytes[node])
             self._submit_load([node], priority)
             self._orders.clear()
+            self.note_room()
         if blocks:
             self._submit_load(blocks, priority)
 
@@ -342,15 +359,14 @@ class CacheMemory:
         if transfer.direction is Direction.OUT:
             for node in transfer.nodes:
                 del self.saving[node]
-                tree.host[node] = PRESENT
-                if tree.hbm[node] == LEAVING:
-                    self._free_hbm(node)
+            tree.host[transfer.nodes] = PRESENT
+            self._free_hbm([node for node in transfer.nodes if tree.hbm[node] == LEAVING])
             return
         for node in transfer.nodes:
             del self.loading[node]
-            tree.set_hbm(node, PRESENT)
+        tree.move(np.array(transfer.nodes, dtype=np.intp), PRESENT)
         tree.unpin(self._load_pins.pop(transfer))
-        self.version += 1
+        self.note_room()
 
     # ---- proof -----------------------------------------------------------------------------------------------------
 

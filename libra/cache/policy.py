@@ -61,8 +61,8 @@ class Ranker(ABC):
         """Called after ``nodes`` were generated or matched at ``now_s``; the tree's columns are already updated."""
         return
 
-    def on_leave(self, tree: "DependencyTree", node: int, now_s: float) -> None:
-        """Called when ``node`` is chosen to leave HBM."""
+    def on_leave(self, tree: "DependencyTree", nodes: Indices, now_s: float) -> None:
+        """Called when ``nodes`` have been chosen to leave HBM."""
         return
 
 

@@ -181,13 +181,12 @@ class DependencyTree:
 
     def remove_if_gone(self, node: int) -> None:
         """Deletes a KV node that holds nothing and has no children, then its parent on the same terms."""
-        while not self.is_adapter[node] and node != ROOT:
+        while self.in_use[node] and not self.is_adapter[node]:
             if self.hbm[node] != ABSENT or self.host[node] != ABSENT or self.children[node] or self.pins[node]:
                 return
             parent = int(self.parent[node])
             del self._index[self.labels[node]]
-            for column in COLUMNS:
-                getattr(self, column)[node] = 0
+            self.in_use[node] = False
             self._free_nodes.append(node)
             self.children[parent] -= 1
             node = parent
@@ -197,6 +196,8 @@ class DependencyTree:
             self._grow()
         nodes = self._free_nodes[: -count - 1 : -1]
         del self._free_nodes[-count:]
+        for column in COLUMNS:
+            getattr(self, column)[nodes] = 0
         self.in_use[nodes] = True
         return nodes
 
@@ -212,18 +213,19 @@ class DependencyTree:
 
     # ---- state -----------------------------------------------------------------------------------------------------
 
-    def set_hbm(self, node: int, state: int) -> None:
-        """Moves ``node`` to an HBM state and keeps every count that depends on it."""
-        old, self.hbm[node] = self.hbm[node], state
-        kind, size = int(self.is_adapter[node]), int(self.size[node])
-        step = (state in (LOADING, PRESENT)) - (old in (LOADING, PRESENT))
-        if step:
-            self.hbm_children[self.parent[node]] += step
-            if kind:
-                self.adapters_in_hbm += step
-        if self.pins[node] == 0:
-            self.evictable_blocks[kind] += size * (int(state == PRESENT) - int(old == PRESENT))
-        self.leaving_blocks[kind] += size * (int(state == LEAVING) - int(old == LEAVING))
+    def move(self, nodes: Indices, state: int) -> None:
+        """Moves distinct ``nodes`` to an HBM state and keeps every count that depends on it."""
+        old = self.hbm[nodes]
+        self.hbm[nodes] = state
+        is_adapter, sizes = self.is_adapter[nodes], self.size[nodes]
+        step = int(state in (LOADING, PRESENT)) - ((old == LOADING) | (old == PRESENT)).astype(np.int32)
+        np.add.at(self.hbm_children, self.parent[nodes], step)
+        self.adapters_in_hbm += int(step[is_adapter].sum())
+        evictable = sizes * (int(state == PRESENT) - (old == PRESENT).astype(np.int32)) * (self.pins[nodes] == 0)
+        leaving = sizes * (int(state == LEAVING) - (old == LEAVING).astype(np.int32))
+        for kind, of_kind in enumerate((~is_adapter, is_adapter)):
+            self.evictable_blocks[kind] += int(evictable[of_kind].sum())
+            self.leaving_blocks[kind] += int(leaving[of_kind].sum())
 
     def pin(self, nodes: Indices) -> None:
         """Pins each of ``nodes`` once more."""

@@ -124,17 +124,13 @@ class Scheduler:
                 if passed_enough:
                     break
                 blocked.append(sequence)
-                if sequence not in self.manager.claims:
-                    self.manager.protect(sequence)
-        self.manager.end_protection(blocked)
 
     def _may_admit(self) -> bool:
         """Whether anybody in the queue has not been refused in this state of the cache and may be tried."""
         if len(self.running) + len(self.loading) >= self.config.max_num_seqs:
             return False
-        version = self.manager.memory.version
         for sequence in islice(self.waiting, self.config.max_scan):
-            if sequence.refused_version != version:
+            if self.manager.worth_asking(sequence):
                 return True
             if self._passed_enough(sequence):
                 return False
@@ -154,14 +150,15 @@ class Scheduler:
         it, so what they keep from it would be kept for ever."""
         for other in [s for s in self.manager.claims if s is not sequence and s not in ahead]:
             self.manager.release_claim(other)
-            sequence.refused_version = other.refused_version = -1
+            self.manager.refusals.pop(other, None)
+        self.manager.refusals.pop(sequence, None)
 
     def _try_admit(self, sequence: Sequence) -> bool:
         now_s = self.manager.memory.clock.now()
         record = sequence.record
         if not record.adapter_tier:
             record.adapter_tier = self.manager.adapter_tier(sequence.adapter_id)
-        if sequence.refused_version == self.manager.memory.version:
+        if not self.manager.worth_asking(sequence):
             return False
         outcome = self.manager.admit(sequence)
         if outcome is Admission.ADMITTED:
@@ -172,12 +169,12 @@ class Scheduler:
             return True
         if outcome is Admission.SAVING and sequence.evict_wait_since_s is None:
             sequence.evict_wait_since_s = now_s
-        sequence.refused_version = self.manager.memory.version
         return False
 
     def _passed_enough(self, sequence: Sequence) -> bool:
-        since_s, limit_s = sequence.first_passed_s, self.manager.policy.max_pass_s
-        return since_s is not None and self.manager.memory.clock.now() - since_s >= limit_s
+        now_s = self.manager.memory.clock.now()
+        since_s = now_s if sequence.first_passed_s is None else sequence.first_passed_s
+        return now_s - since_s >= self.manager.policy.max_pass_s
 
     def _note_passed(self, blocked: list[Sequence]) -> None:
         for sequence in blocked:

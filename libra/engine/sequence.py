@@ -36,8 +36,7 @@ class Sequence:
     ``recorded_output`` is given, its tokens are appended whatever the model says (a trace replay).
 
     ``phase_start_s`` is when the current part of TTFT began, ``evict_wait_since_s`` when the wait for saves did,
-    ``first_passed_s`` when another request was first admitted before this one, ``refused_version`` the state of the
-    cache in which admission last failed.
+    ``first_passed_s`` when another request was first admitted before this one.
     """
 
     request: Request
@@ -60,7 +59,6 @@ class Sequence:
     phase_start_s: float = field(init=False)
     evict_wait_since_s: float | None = None
     first_passed_s: float | None = None
-    refused_version: int = -1
 
     def __post_init__(self) -> None:
         request = self.request

@@ -1,28 +1,26 @@
 """Computes steps on the CPU with torch: real weights, real KV in the HBM arena, any mixture of adapters."""
 
-import ctypes
-import platform
 from collections.abc import Mapping
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from libra.clock import Clock
 from libra.engine.executor import Executor, PrefillChunk, StepBatch, StepResult
+from libra.engine.line_fit import LineFit
+from libra.engine.machine import keep_freed_memory, processor_name
 from libra.engine.sequence import Sequence
 from libra.errors import LibraError
 from libra.model.attention import Span, plan_attention
+from libra.model.bank import AdapterBank, StitchedAdapter
 from libra.model.llama import LlamaModel, StepInputs
-from libra.model.lora import ActiveAdapters, GatheredAdapters, Segment
+from libra.model.lora import ActiveAdapters, GatheredAdapters, Segment, module_groups
 from libra.model.packing import UnitLayout, gather_units
 from libra.model.paged_kv import PagedKV
 from libra.model.sampler import Sampler
-from libra.model.stitched import AdapterBank, Bags, StitchedAdapters
+from libra.model.stitched import Bag, StitchedAdapters
 from libra.spec import AdapterSpec
-
-_MIB = 1 << 20
 
 
 class TorchExecutor(Executor):
@@ -48,7 +46,7 @@ class TorchExecutor(Executor):
         self._kv = PagedKV(hbm, model.spec, block_tokens)
         self._layouts = {name: UnitLayout.of(spec, model.spec, block_tokens) for name, spec in adapters.items()}
         self._bank = AdapterBank(model.spec, self._layouts, model.dtype) if stitch else None
-        self._bags: tuple[object, Bags | None] = (None, None)
+        self._bags: tuple[object, list[Bag] | None] = (None, None)
         self._sampler = Sampler(seed)
         self._prefill_fit = LineFit()
         keep_freed_memory()
@@ -56,17 +54,17 @@ class TorchExecutor(Executor):
     def execute(self, batch: StepBatch, max_steps: int, until_s: float) -> StepResult:
         """Computes one step, whatever ``max_steps``. Raises LibraError for a context beyond the model's limit."""
         started_s = self._clock.now()
-        # Chunks of one adapter stand together, so that they are one product; results go back in the caller's order.
-        order = sorted(range(len(batch.prefill)), key=lambda i: batch.prefill[i].sequence.adapter_id or "")
-        chunks = [batch.prefill[i] for i in order]
-        sampled = self._sample(batch.decode, chunks, self._forward(batch.decode, chunks))
-        num_decode = len(batch.decode)
-        by_chunk = dict(zip((i for i in order if batch.prefill[i].is_last), sampled[num_decode:], strict=True))
+        # Decoding sequences of similar length are one attention, chunks of one adapter one product.
+        decode = sorted(batch.decode, key=lambda sequence: sequence.num_computed)
+        chunks = sorted(batch.prefill, key=lambda chunk: chunk.sequence.adapter_id or "")
+        yielding = [*decode, *(chunk.sequence for chunk in chunks if chunk.is_last)]
+        sampled = dict(zip(yielding, self._sample(yielding, self._forward(decode, chunks)), strict=True))
         ended_s = self._clock.now()
         if chunks:
-            num_tokens = num_decode + sum(chunk.num_tokens for chunk in chunks)
+            num_tokens = len(decode) + sum(chunk.num_tokens for chunk in chunks)
             self._prefill_fit.add(num_tokens, ended_s - started_s)
-        return StepResult([ended_s], [*sampled[:num_decode], *(by_chunk[i] for i in sorted(by_chunk))])
+        callers_order = [*batch.decode, *(chunk.sequence for chunk in batch.prefill if chunk.is_last)]
+        return StepResult([ended_s], [sampled[sequence] for sequence in callers_order])
 
     def prefill_seconds(self, num_tokens: int) -> float:
         """From a line fitted to the steps measured so far; see ``warm_up``."""
@@ -82,17 +80,19 @@ class TorchExecutor(Executor):
             self._bank.forget(adapter_id)
 
     def warm_up(self, num_tokens: int = 256) -> None:
-        """Computes prefills of several lengths and a decode step, so that the first measured steps are not the slow
-        first ones and ``prefill_seconds`` has something to stand on. Overwrites the pool's first blocks: call it
-        before the engine starts. Lengths are cut to what fits the pool and the model.
+        """Computes prompts of several lengths, so that the first steps that count are not the slow first ones and
+        ``prefill_seconds`` has something to stand on. Overwrites the pool's first blocks: call it before the engine
+        starts. Lengths are cut to what fits the pool and the model.
         """
         capacity = min(len(self._hbm) * self._kv.block_tokens, self._model.config.max_length)
         table = list(range(len(self._hbm)))
-        for count in (num_tokens, num_tokens // 4, 1, num_tokens, num_tokens // 4, 1):
-            span = Span(table, 0, max(1, min(count, capacity)))
-            started = self._clock.now()
-            self._compute([], [span], np.zeros(span.num_tokens, dtype=np.int64), np.array([0]), None)
-            self._prefill_fit.add(span.num_tokens, self._clock.now() - started)
+        for measured in (False, True):
+            for count in (num_tokens, num_tokens // 4, 1):
+                span = Span(table, 0, max(1, min(count, capacity)))
+                started_s = self._clock.now()
+                self._compute([], [span], np.zeros(span.num_tokens, dtype=np.int64), np.array([0]), None)
+                if measured:
+                    self._prefill_fit.add(span.num_tokens, self._clock.now() - started_s)
 
     def _forward(self, decode: list[Sequence], chunks: list[PrefillChunk]) -> torch.Tensor:
         """Logits of the tokens to sample from: every decode sequence, then every last chunk."""
@@ -141,17 +141,22 @@ class TorchExecutor(Executor):
                 for name, (_, blocks) in used.items()
             }
             each = [Segment(i, i + 1, sequence.adapter_id) for i, sequence in enumerate(decode)]
-            return GatheredAdapters([*each, *segments], units, self._layouts)
+            return GatheredAdapters(module_groups(self._model.spec), [*each, *segments], units, self._layouts)
         entries = self._bank.stitch(self._hbm, used)
         owners = [None if s.adapter_id is None else entries[s.adapter_id] for s in decode]
-        # Decode batches stay the same for many steps, and with them the bags.
-        key = (self._bank.capacity, [None if owner is None else (owner.start, owner.rank) for owner in owners])
-        if self._bags[0] != key:
-            self._bags = (key, Bags(owners, self._bank.capacity) if any(owners) else None)
-        return StitchedAdapters(self._bank, entries, self._bags[1], len(decode), segments)
+        return StitchedAdapters(self._bank, entries, self._decode_bags(self._bank, owners), len(decode), segments)
 
-    def _sample(self, decode: list[Sequence], chunks: list[PrefillChunk], logits: torch.Tensor) -> list[int]:
-        sequences = [*decode, *(chunk.sequence for chunk in chunks if chunk.is_last)]
+    def _decode_bags(self, bank: AdapterBank, owners: list[StitchedAdapter | None]) -> list[Bag] | None:
+        """The bags of each group, None when no sequence has an adapter. Decode batches stay the same for many steps,
+        and with them the bags."""
+        key = (bank.capacity, [None if owner is None else (owner.start, owner.rank) for owner in owners])
+        if self._bags[0] != key:
+            distinct = {group.pieces for group in bank.groups} if any(owners) else set()
+            made = {pieces: Bag(owners, pieces, bank.capacity) for pieces in distinct}
+            self._bags = (key, [made[group.pieces] for group in bank.groups] if made else None)
+        return self._bags[1]
+
+    def _sample(self, sequences: list[Sequence], logits: torch.Tensor) -> list[int]:
         return self._sampler.sample(logits, [s.sampling for s in sequences], [s.num_tokens for s in sequences])
 
 
@@ -163,46 +168,3 @@ def _segments(chunks: list[PrefillChunk], start: int) -> list[Segment]:
         segments.append(Segment(start, end, adapter_id))
         start = end
     return segments
-
-
-class LineFit:
-    """Least-squares line through (x, y), older points fading by ``decay`` per point. Slope and offset are >= 0."""
-
-    def __init__(self, decay: float = 0.98) -> None:
-        self._decay = decay
-        self._sums = np.zeros(5)  # of 1, x, y, x*x, x*y
-
-    def add(self, x: float, y: float) -> None:
-        self._sums = self._decay * self._sums + np.array([1.0, x, y, x * x, x * y])
-
-    def at(self, x: float) -> float:
-        """The line's value at ``x``; zero before the first point."""
-        n, sum_x, sum_y, sum_xx, sum_xy = self._sums.tolist()
-        if n == 0:
-            return 0.0
-        spread = n * sum_xx - sum_x * sum_x
-        slope = (n * sum_xy - sum_x * sum_y) / spread if spread > 1e-9 * n * sum_xx else sum_y / sum_x
-        slope = max(slope, 0.0)
-        return float(max((sum_y - slope * sum_x) / n, 0.0) + slope * x)
-
-
-def keep_freed_memory() -> None:
-    """Asks glibc to keep freed memory for the next allocation instead of handing it back to the system.
-
-    Activations of a prefill step are megabytes each, which glibc maps and unmaps on every use: the page faults cost
-    more than the element-wise operations themselves (a float32 step of 256 tokens takes a quarter longer). Applies to
-    the whole process; elsewhere than on glibc it does nothing.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        trim_threshold, mmap_threshold = -1, -3
-        libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_threshold, 32 * _MIB)
-        libc.mallopt(trim_threshold, 512 * _MIB)
-
-
-def processor_name() -> str:
-    """The CPU's name as its maker gives it, where the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -23,6 +23,18 @@ class Span(NamedTuple):
         return self.start + self.num_tokens
 
 
+class DecodePlan(NamedTuple):
+    """Decoding sequences of similar length: ``tokens`` of the step, one each, and the KV they see.
+
+    ``key_slabs`` [layers, sequences * slabs] is padded to the longest; ``mask`` [sequences, 1, 1, positions] is added
+    to the scores.
+    """
+
+    tokens: slice
+    key_slabs: torch.Tensor
+    mask: torch.Tensor
+
+
 class ChunkPlan(NamedTuple):
     """A prefill chunk: ``tokens`` of the step, and the KV it sees. Without a prefix it sees only itself, causally.
 
@@ -36,33 +48,49 @@ class ChunkPlan(NamedTuple):
 
 @dataclass(frozen=True)
 class AttentionPlan:
-    """Index tensors of one step, the same for all layers but for an offset; made once, used in every layer.
-
-    The step's first ``num_decode`` tokens are one each of a decoding sequence.
-    """
+    """Index tensors of one step, for every layer; made once."""
 
     key_rows: torch.Tensor
-    num_decode: int
-    decode_slabs: torch.Tensor | None
-    decode_mask: torch.Tensor | None
+    decode: tuple[DecodePlan, ...]
     chunks: tuple[ChunkPlan, ...]
 
 
 def plan_attention(kv: PagedKV, decode: Items[Span], prefill: Items[Span], dtype: torch.dtype) -> AttentionPlan:
-    """Plans a step whose tokens are those of ``decode``, then those of ``prefill``, in order."""
+    """Plans a step whose tokens are those of ``decode``, one each, then those of ``prefill``, in order.
+
+    Neighbours in ``decode`` share a call as long as their lengths are similar: sort them to need few calls.
+    """
     key_rows = [kv.key_rows(*span) for span in (*decode, *prefill)]
-    slabs = mask = None
-    if decode:
-        num_blocks = max(-(-span.end // kv.block_tokens) for span in decode)
-        slabs = kv.slabs_by_layer(kv.key_slabs([span.block_table for span in decode], num_blocks))
-        ends = np.array([span.end for span in decode])
-        hidden = np.arange(num_blocks * kv.block_tokens) >= ends[:, None]
-        mask = _additive_mask(hidden, dtype)[:, None, None]
+    groups = [_plan_decode(kv, decode[run], run, dtype) for run in _similar_lengths(decode, kv.block_tokens)]
     chunks, start = [], len(decode)
     for span in prefill:
         chunks.append(_plan_chunk(kv, span, slice(start, start + span.num_tokens), dtype))
         start += span.num_tokens
-    return AttentionPlan(kv.rows_by_layer(np.concatenate(key_rows)), len(decode), slabs, mask, tuple(chunks))
+    return AttentionPlan(kv.rows_by_layer(np.concatenate(key_rows)), tuple(groups), tuple(chunks))
+
+
+def _similar_lengths(spans: Items[Span], block_tokens: int) -> list[slice]:
+    """Cuts ``spans`` into runs in which padding at most doubles what is read, give or take a few blocks."""
+    runs: list[slice] = []
+    shortest = longest = start = 0
+    for index, span in enumerate(spans):
+        num_blocks = -(-span.end // block_tokens)
+        shortest, longest = min(shortest, num_blocks), max(longest, num_blocks)
+        if index == 0 or longest > 2 * shortest + 4:
+            shortest = longest = num_blocks
+            start = index
+            runs.append(slice(index, index + 1))
+        else:
+            runs[-1] = slice(start, index + 1)
+    return runs
+
+
+def _plan_decode(kv: PagedKV, spans: Items[Span], tokens: slice, dtype: torch.dtype) -> DecodePlan:
+    ends = np.array([span.end for span in spans])
+    num_blocks = -(-int(ends.max()) // kv.block_tokens)
+    hidden = np.arange(num_blocks * kv.block_tokens) >= ends[:, None]
+    slabs = kv.slabs_by_layer(kv.key_slabs([span.block_table for span in spans], num_blocks))
+    return DecodePlan(tokens, slabs, _additive_mask(hidden, dtype)[:, None, None])
 
 
 def _plan_chunk(kv: PagedKV, span: Span, tokens: slice, dtype: torch.dtype) -> ChunkPlan:
@@ -90,8 +118,8 @@ def attend(
     # Query head h reads key-value head h // group: [tokens, kv_heads, group, head_dim].
     grouped = queries.view(num_tokens, keys.shape[1], -1, head_dim)
     output = torch.empty_like(grouped)
-    if plan.decode_slabs is not None:
-        output[: plan.num_decode] = _attend_decode(plan, kv, layer, grouped[: plan.num_decode])
+    for group in plan.decode:
+        output[group.tokens] = _attend_decode(grouped[group.tokens], *kv.read(group.key_slabs[layer]), group.mask)
     for chunk in plan.chunks:
         seen = (keys[chunk.tokens], values[chunk.tokens])
         if chunk.key_slabs is not None and chunk.mask is not None:
@@ -101,14 +129,16 @@ def attend(
     return output.view(num_tokens, num_heads * head_dim)
 
 
-def _attend_decode(plan: AttentionPlan, kv: PagedKV, layer: int, queries: torch.Tensor) -> torch.Tensor:
+def _attend_decode(
+    queries: torch.Tensor, key_rows: torch.Tensor, value_rows: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
     """[sequences, kv_heads, group, head_dim] -> the same shape. The group stands where SDPA expects query positions,
     so that the keys of a key-value head are read once for all its query heads and never repeated in memory."""
-    assert plan.decode_slabs is not None
     num_sequences, num_kv_heads, _, head_dim = queries.shape
-    read = kv.read(plan.decode_slabs[layer])
-    keys, values = (t.view(num_sequences, -1, num_kv_heads, head_dim).transpose(1, 2) for t in read)
-    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=plan.decode_mask)
+    keys, values = (
+        rows.view(num_sequences, -1, num_kv_heads, head_dim).transpose(1, 2) for rows in (key_rows, value_rows)
+    )
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
 
 
 def _attend_chunk(

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from libra.model.attention import AttentionPlan, attend
 from libra.model.config import ModelConfig, read_config
 from libra.model.linear import LinearMap, make_linear
-from libra.model.lora import DOWN, GATE_UP, KEY_VALUE, OUTPUT, QUERY, ActiveAdapters
+from libra.model.lora import DOWN, GATE_UP, OUTPUT, QKV, ActiveAdapters
 from libra.model.paged_kv import PagedKV
 from libra.model.rope import inverse_frequencies, rotate, rotations
 from libra.model.weights import Checkpoint
@@ -86,13 +86,11 @@ class LlamaModel:
         adapters: ActiveAdapters | None,
     ) -> torch.Tensor:
         spec = self.spec
-        query_width = spec.num_heads * spec.head_dim
         normed = self._norm(hidden, layer.input_norm)
         qkv = layer.qkv(normed)
         if adapters is not None:
-            adapters.add(index, QUERY, normed, qkv[:, :query_width])
-            adapters.add(index, KEY_VALUE, normed, qkv[:, query_width:])
-        heads = qkv.view(len(qkv), -1, spec.head_dim)
+            adapters.add(index, QKV, normed, qkv)
+        heads = qkv.view(qkv.shape[0], -1, spec.head_dim)
         num_rotated = spec.num_heads + spec.num_kv_heads
         rotated = rotate(heads[:, :num_rotated], cos, sin)
         queries, keys = rotated[:, : spec.num_heads], rotated[:, spec.num_heads :]

@@ -1,9 +1,6 @@
-"""Adapters of a mixed batch: the contract the forward pass sees, and its plain form.
+"""Adapters of a mixed batch: the contract the forward pass sees, and its plain form."""
 
-Modules that read the same input and have outputs of the same width form a *group* and are computed together. The
-outputs of a group's modules lie side by side.
-"""
-
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence as Items
 from typing import NamedTuple
@@ -12,9 +9,43 @@ import torch
 import torch.nn.functional as F
 
 from libra.model.packing import UnitLayout
+from libra.spec import ModelSpec
 
-QUERY, KEY_VALUE, OUTPUT, GATE_UP, DOWN = range(5)
-GROUPS = (("q_proj",), ("k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+QKV, OUTPUT, GATE_UP, DOWN = range(4)
+_GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+
+
+class ModuleGroup(NamedTuple):
+    """Modules that read the same input, their outputs side by side; computed together.
+
+    The outputs are cut into *pieces* of one width, ``pieces[i]`` of them for ``modules[i]``: with grouped-query
+    attention the queries are several times as wide as keys and values.
+    """
+
+    modules: tuple[str, ...]
+    pieces: tuple[int, ...]
+    fan_in: int
+    piece_width: int
+
+    @property
+    def num_pieces(self) -> int:
+        return sum(self.pieces)
+
+    def columns(self, index: int) -> slice:
+        """Where the output of ``modules[index]`` lies."""
+        first = sum(self.pieces[:index])
+        return slice(first * self.piece_width, (first + self.pieces[index]) * self.piece_width)
+
+
+def module_groups(model: ModelSpec) -> tuple[ModuleGroup, ...]:
+    """The groups of a model's layer, indexed by QKV, OUTPUT, GATE_UP and DOWN."""
+    groups = []
+    for modules in _GROUPS:
+        widths = [model.module_shape(module)[1] for module in modules]
+        width = math.gcd(*widths)
+        pieces = tuple(total // width for total in widths)
+        groups.append(ModuleGroup(modules, pieces, model.module_shape(modules[0])[0], width))
+    return tuple(groups)
 
 
 class Segment(NamedTuple):
@@ -32,7 +63,7 @@ class ActiveAdapters(ABC):
     def add(self, layer: int, group: int, x: torch.Tensor, out: torch.Tensor) -> None:
         """``out[t] += scaling * B A x[t]`` for every token with an adapter that targets the group's modules.
 
-        ``x`` [tokens, in features], ``out`` [tokens, modules * out features] side by side. Mutates ``out``.
+        ``x`` [tokens, in features], ``out`` [tokens, all out features of the group]. Mutates ``out``.
         """
 
 
@@ -40,20 +71,24 @@ class GatheredAdapters(ActiveAdapters):
     """The plain form: weights gathered from the pool for this step alone, one product per segment and module."""
 
     def __init__(
-        self, segments: Items[Segment], units: dict[str, torch.Tensor], layouts: dict[str, UnitLayout]
+        self,
+        groups: tuple[ModuleGroup, ...],
+        segments: Items[Segment],
+        units: dict[str, torch.Tensor],
+        layouts: dict[str, UnitLayout],
     ) -> None:
         """``units[adapter_id]`` as from ``gather_units``."""
-        self._segments = [s for s in segments if s.adapter_id is not None]
+        self._groups = groups
+        self._segments = [segment for segment in segments if segment.adapter_id is not None]
         self._units = units
         self._layouts = layouts
 
     def add(self, layer: int, group: int, x: torch.Tensor, out: torch.Tensor) -> None:
-        width = out.shape[1] // len(GROUPS[group])
         for start, end, adapter_id in self._segments:
             assert adapter_id is not None
             layout, weights = self._layouts[adapter_id], self._units[adapter_id][:, layer]
-            for index, module in enumerate(GROUPS[group]):
+            for index, module in enumerate(self._groups[group].modules):
                 if module in layout.offsets:
                     shrunk = F.linear(x[start:end], weights[:, layout.a_slice(module)])
-                    columns = slice(index * width, (index + 1) * width)
+                    columns = self._groups[group].columns(index)
                     out[start:end, columns].addmm_(shrunk, weights[:, layout.b_slice(module)])

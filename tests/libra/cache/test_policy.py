@@ -121,8 +121,8 @@ class Recorder(Ranker):
     def on_use(self, tree: DependencyTree, nodes: Any, now_s: float) -> None:
         self.used.append((nodes.tolist(), now_s))
 
-    def on_leave(self, tree: DependencyTree, node: int, now_s: float) -> None:
-        self.left.append(node)
+    def on_leave(self, tree: DependencyTree, nodes: Any, now_s: float) -> None:
+        self.left += nodes.tolist()
 
 
 @pytest.mark.parametrize(("scope", "visited"), [("path", 3), ("last", 1)])

@@ -13,7 +13,7 @@ def tree_with(*adapter_ids: str, capacity: int = 64) -> tuple[DependencyTree, li
     tree.add_adapter(None, 0, 0, 0)
     nodes = [tree.add_adapter(AdapterSpec(name, 8), 2, 2, 200) for name in adapter_ids]
     for node in nodes:
-        tree.set_hbm(node, PRESENT)
+        tree.move(np.array([node]), PRESENT)
     return tree, nodes
 
 
@@ -24,8 +24,12 @@ def add_chain(tree: DependencyTree, parent: int, *labels: int) -> list[int]:
     return [int(node) for node in nodes]
 
 
+def move(tree: DependencyTree, node: int, state: int) -> None:
+    tree.move(np.array([node]), state)
+
+
 def leave(tree: DependencyTree, node: int, host: int = ABSENT) -> None:
-    tree.set_hbm(node, ABSENT)
+    tree.move(np.array([node]), ABSENT)
     tree.host[node] = host
 
 
@@ -69,7 +73,7 @@ def test_a_planted_collision_never_matches_another_adapters_kv() -> None:
 def test_match_stops_at_the_first_node_that_no_tier_holds(hbm: int, host: int, usable: bool) -> None:
     tree, (a,) = tree_with("a")
     chain = add_chain(tree, a, 11, 12, 13)
-    tree.set_hbm(chain[1], hbm)
+    tree.move(np.array([chain[1]]), hbm)
     tree.host[chain[1]] = host
     assert tree.match(a, [11, 12, 13]).tolist() == (chain if usable else chain[:1])
 
@@ -139,9 +143,9 @@ def test_evictable_and_leaving_blocks_follow_states_and_pins() -> None:
     assert tree.evictable_blocks == [2, 2]
     tree.pin(np.array([a, chain[0]]))
     assert tree.evictable_blocks == [1, 0]
-    tree.set_hbm(chain[1], LEAVING)
+    tree.move(np.array([chain[1]]), LEAVING)
     assert (tree.evictable_blocks, tree.leaving_blocks) == ([0, 0], [1, 0])
-    tree.set_hbm(chain[1], ABSENT)
+    tree.move(np.array([chain[1]]), ABSENT)
     tree.unpin(np.array([a, chain[0]]))
     assert (tree.evictable_blocks, tree.leaving_blocks) == ([1, 2], [0, 0])
 
@@ -149,10 +153,10 @@ def test_evictable_and_leaving_blocks_follow_states_and_pins() -> None:
 def test_adapters_in_hbm_counts_what_is_loading_and_leaves_out_the_base_model() -> None:
     tree, (a, b) = tree_with("a", "b")
     assert tree.adapters_in_hbm == 2
-    tree.set_hbm(a, LEAVING)
+    tree.move(np.array([a]), LEAVING)
     assert tree.adapters_in_hbm == 1
-    tree.set_hbm(a, ABSENT)
-    tree.set_hbm(a, LOADING)
+    tree.move(np.array([a]), ABSENT)
+    tree.move(np.array([a]), LOADING)
     assert tree.adapters_in_hbm == 2
     assert b in tree.adapter_ids
 
@@ -168,7 +172,7 @@ def test_adapters_in_hbm_counts_what_is_loading_and_leaves_out_the_base_model() 
 )
 def test_residency_in_one_word(hbm: int, host: int, residency: Residency) -> None:
     tree, (a,) = tree_with("a")
-    tree.set_hbm(a, hbm)
+    tree.move(np.array([a]), hbm)
     tree.host[a] = host
     assert tree.residency(a) is residency
 
@@ -206,7 +210,7 @@ def test_kv_is_usable_only_with_its_adapter_and_its_whole_prefix() -> None:
 
 
 def corrupt_parent(tree: DependencyTree, a: int, chain: list[int]) -> None:
-    tree.set_hbm(chain[0], ABSENT)
+    tree.move(np.array([chain[0]]), ABSENT)
 
 
 def corrupt_pins(tree: DependencyTree, a: int, chain: list[int]) -> None:

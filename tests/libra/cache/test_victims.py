@@ -4,8 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libra.cache.tree import PRESENT, DependencyTree
+from libra.cache.tree import ABSENT, PRESENT, DependencyTree
 from libra.cache.victims import RUN_LENGTH, VictimOrder
+from libra.spec import AdapterSpec
 
 
 def forest(parents: list[int]) -> tuple[DependencyTree, list[int]]:
@@ -20,22 +21,29 @@ def forest(parents: list[int]) -> tuple[DependencyTree, list[int]]:
     return tree, nodes
 
 
-def order_of(tree: DependencyTree, nodes: list[int], scores: list[float]) -> VictimOrder:
+def order_of(tree: DependencyTree, nodes: list[int], scores: list[float], dependency: bool = True) -> VictimOrder:
     candidates = np.array(nodes, dtype=np.intp)
-    ready = tree.hbm_children[candidates] == 0
-    return VictimOrder(tree, candidates, np.array(scores), ready, lambda node: is_leaf(tree, node), made_s=0.0)
+    exempt = np.full(len(nodes), not dependency)
+    return VictimOrder(
+        tree, candidates, np.array(scores), "hbm_children", exempt, lambda node: is_present(tree, node), made_s=0.0
+    )
 
 
-def is_leaf(tree: DependencyTree, node: int) -> bool:
-    return bool(tree.hbm[node] == PRESENT and tree.pins[node] == 0 and tree.hbm_children[node] == 0)
+def is_present(tree: DependencyTree, node: int) -> bool:
+    return bool(tree.hbm[node] == PRESENT and tree.pins[node] == 0)
 
 
-def drain(tree: DependencyTree, order: VictimOrder) -> list[int]:
-    taken = []
-    while (node := order.next_victim()) is not None:
-        taken.append(node)
-        order.left(node)
-        tree.set_hbm(node, 0)
+def take(tree: DependencyTree, order: VictimOrder, count: int) -> list[int]:
+    """Takes ``count`` blocks' worth of victims and makes them leave."""
+    victims = order.take(count, tree.size)
+    tree.move(np.array(victims, dtype=np.intp), ABSENT)
+    return victims
+
+
+def drain(tree: DependencyTree, order: VictimOrder, batch: int = 1) -> list[int]:
+    taken: list[int] = []
+    while victims := take(tree, order, batch):
+        taken += victims
     return taken
 
 
@@ -65,8 +73,23 @@ def test_a_node_pinned_since_is_passed_over() -> None:
 def test_nobody_eligible_is_none() -> None:
     tree, nodes = forest([-1])
     tree.pin(np.array(nodes))
-    assert order_of(tree, nodes, [1.0]).next_victim() is None
-    assert order_of(tree, [], []).next_victim() is None
+    assert order_of(tree, nodes, [1.0]).take(1, tree.size) == []
+    assert order_of(tree, [], []).take(1, tree.size) == []
+
+
+def test_an_order_outlives_the_growth_of_the_tree() -> None:
+    tree, nodes = forest([-1, 0, 1])
+    order = order_of(tree, nodes, [1.0, 1.0, 1.0])
+    assert order.take(1, tree.size) == [nodes[2]]
+    tree.move(np.array([nodes[2]]), ABSENT)
+    tree.add_kv(nodes[1], range(5000, 5000 + 2 * tree.capacity), range(2 * tree.capacity), 1, 0.0)
+    # Node 1 has a child again, a pinned one, so nobody may leave.
+    assert order.take(1, tree.size) == []
+
+
+def test_a_parent_of_several_leaves_is_taken_once() -> None:
+    tree, nodes = forest([-1, 0, 0])
+    assert order_of(tree, nodes, [2.0, 1.0, 1.0]).take(9, tree.size) == [nodes[1], nodes[2], nodes[0]]
 
 
 def test_more_candidates_than_a_run_come_in_one_order() -> None:
@@ -82,13 +105,15 @@ def test_every_forest_leaves_leaf_by_leaf_and_always_by_the_lowest_score(data: s
     size = data.draw(st.integers(1, 25))
     parents = [data.draw(st.integers(-1, position - 1)) for position in range(size)]
     scores = data.draw(st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0]), min_size=size, max_size=size))
+    batch = data.draw(st.integers(1, 6))
     tree, nodes = forest(parents)
-    order = order_of(tree, nodes, scores)
     rank = {node: (score, -int(tree.depth[node]), node) for node, score in zip(nodes, scores, strict=True)}
-    for _ in range(size):
-        expected = min((node for node in nodes if is_leaf(tree, node)), key=rank.__getitem__)
-        node = order.next_victim()
-        assert node == expected
-        order.left(node)
-        tree.set_hbm(node, 0)
-    assert order.next_victim() is None
+    taken = drain(tree, order_of(tree, nodes, scores), batch)
+    position_of = {node: position for position, node in enumerate(nodes)}
+    left: set[int] = set()
+    for node in taken:
+        with_children = {nodes[parent] for n, parent in enumerate(parents) if parent >= 0 and nodes[n] not in left}
+        leaves = set(nodes) - left - with_children
+        assert node == min(leaves, key=rank.__getitem__), position_of
+        left.add(node)
+    assert left == set(nodes)

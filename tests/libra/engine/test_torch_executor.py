@@ -8,7 +8,6 @@ import torch
 
 from libra.engine.executor import PrefillChunk, StepBatch
 from libra.engine.sequence import SamplingParams
-from libra.engine.torch_executor import LineFit
 from libra.errors import LibraError
 from tests.libra.engine.torch_driver import Driver
 from tests.libra.model.directories import Tensors, copy_of, edit_json, edit_tensors
@@ -175,19 +174,3 @@ def test_warm_up_gives_prefill_a_price(tiny_model: TinyModel) -> None:
     assert 0 < driver.executor.prefill_seconds(1) <= driver.executor.prefill_seconds(256)
     assert driver.executor.describe().startswith("measured on cpu (")
     assert f"{torch.get_num_threads()} threads, float32)" in driver.executor.describe()
-
-
-def test_a_line_is_fitted_and_old_points_fade() -> None:
-    fit = LineFit(decay=0.5)
-    for x in (10.0, 20.0, 30.0):
-        fit.add(x, 5.0)
-    for x in (10.0, 20.0, 30.0) * 10:
-        fit.add(x, 0.1 + 0.01 * x)
-    assert fit.at(100.0) == pytest.approx(1.1)
-    assert fit.at(0.0) == pytest.approx(0.1)
-
-
-def test_a_single_point_is_scaled() -> None:
-    fit = LineFit()
-    fit.add(256.0, 0.5)
-    assert fit.at(512.0) == pytest.approx(1.0)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from libra.model.lora import GROUPS, QUERY
+from libra.model.bank import AdapterBank
+from libra.model.lora import OUTPUT
 from libra.model.packing import UnitLayout
-from libra.model.stitched import AdapterBank
 from libra.spec import AdapterSpec
 from tests.tiny_models import SPEC
 
@@ -54,8 +54,6 @@ def test_a_batch_larger_than_the_bank_makes_it_grow(hbm: torch.Tensor) -> None:
     entries = bank.stitch(hbm, wanted("abcd"))
     assert bank.capacity >= 18
     assert set(entries) == set("abcd")
-    # Groups of two modules have their rows at twice the start.
-    assert bank.a[0][1].shape[0] == 2 * bank.capacity
 
 
 def test_a_copy_follows_its_generation_and_is_forgotten_on_request(hbm: torch.Tensor) -> None:
@@ -63,7 +61,8 @@ def test_a_copy_follows_its_generation_and_is_forgotten_on_request(hbm: torch.Te
     old = bank.stitch(hbm, wanted("d", first_block=3))["d"]
     assert bank.stitch(hbm, wanted("d", first_block=50))["d"] is old
     new = bank.stitch(hbm, wanted("d", first_block=50, generation=1))["d"]
-    assert new.weights[0][QUERY] is not None
-    assert float(bank.a[0][QUERY][len(GROUPS[QUERY]) * new.start, 0]) == 50.0
+    assert new.weights[0][OUTPUT] is not None
+    a_transposed, _ = bank.tables[0][OUTPUT]
+    assert float(a_transposed[0, new.start]) == 50.0
     bank.forget("d")
     assert bank.stitch(hbm, wanted("d", first_block=60, generation=1))["d"] is not new
