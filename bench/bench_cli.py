@@ -10,7 +10,6 @@ import typer
 
 from bench.settings import CPU, DEFAULT_POLICIES, SIMULATED, BenchSettings
 from libra.engine.config import EngineConfig
-from workloads.adapters import DEFAULT_RANKS
 
 if TYPE_CHECKING:
     from bench.run import BenchOutcome
@@ -54,7 +53,9 @@ def bench(
     num_loras: Annotated[
         int | None, typer.Option(help="Number of adapters." + _by_device("num_loras"))
     ] = BenchSettings.num_loras,
-    ranks: Annotated[str, typer.Option(help="Adapter ranks, in turn.")] = DEFAULT_RANKS,
+    ranks: Annotated[
+        str | None, typer.Option(help="Adapter ranks, in turn.  [default: 32,64 simulated, 16,32 on cpu]")
+    ] = None,
     request_rate: Annotated[
         float | None,
         typer.Option(
@@ -139,7 +140,7 @@ def bench(
         tensor_parallel_size=tensor_parallel_size,
         profile=profile,
         num_loras=num_loras,
-        ranks=parse_ranks(ranks),
+        ranks=None if ranks is None else parse_ranks(ranks),
         request_rate=request_rate,
         duration_s=duration,
         popularity=popularity,

@@ -1,5 +1,6 @@
 """Where a benchmark runs: a simulated device or this machine's CPU, behind one interface."""
 
+import os
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -8,10 +9,12 @@ from libra.cache.policy import CachePolicy
 from libra.engine.build import CacheSizes, build_simulated_engine, default_hbm_bytes
 from libra.engine.engine import Engine
 from libra.engine.profile import datasheet_profile, load_profile
-from libra.errors import LibraError
+from libra.errors import unknown
 from libra.spec import DEVICES, MODELS, AdapterSpec, ModelSpec
 from workloads.adapters import assign_ranks
 from workloads.trace import Trace
+
+OPENMP_SPIN_COUNT = "20000"
 
 
 class Platform(ABC):
@@ -57,7 +60,7 @@ class SimulatedPlatform(Platform):
         if settings.link_gbps is not None:
             self._profile = self._profile.with_link(settings.link_gbps * 1e9)
         self._config = settings.engine
-        self._ranks = settings.ranks
+        self._ranks = settings.ranks or self.defaults.ranks
 
     def fit(self, trace: Trace) -> Trace:
         return trace
@@ -76,14 +79,20 @@ class SimulatedPlatform(Platform):
         return self._profile.as_dict()
 
 
+def limit_openmp_spinning() -> None:
+    """Makes OpenMP threads that wait for each other give up their core after some turns, instead of spinning for
+    milliseconds on a machine that runs anything else. OpenMP reads it once: call it before torch is imported."""
+    os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPIN_COUNT)
+
+
 def open_platform(settings: BenchSettings) -> Platform:
     """The platform ``--device`` names. Imports torch only for a real device."""
     kind, _, name = settings.device.partition(":")
     if kind == "sim":
         return SimulatedPlatform(settings, name)
     if settings.device == "cpu":
+        limit_openmp_spinning()
         from bench.platform_cpu import CpuPlatform
 
         return CpuPlatform(settings)
-    choices = ", ".join(["cpu", *(f"sim:{device}" for device in DEVICES)])
-    raise LibraError(f"unknown device {settings.device!r}; valid: {choices}")
+    raise unknown("device", settings.device, ["cpu", *(f"sim:{device}" for device in DEVICES)])

@@ -32,11 +32,11 @@ class CpuPlatform(Platform):
         name = settings.model or self.defaults.model
         self._num_loras = settings.num_loras or self.defaults.num_loras
         made = name in TINY_SIZES and not Path(name).is_dir()
-        directory = _random_model(name, self._num_loras, settings.ranks) if made else Path(name)
+        directory = _random_model(name, self._num_loras, settings.ranks or self.defaults.ranks) if made else Path(name)
+        self._network: LlamaModel = load_model(directory, settings.dtype)
         adapters = find_adapters(settings.lora_dir or directory / "adapters")
         if not adapters:
             raise LibraError(f"no PEFT adapter below {settings.lora_dir or directory / 'adapters'}; give --lora-dir")
-        self._network: LlamaModel = load_model(directory, settings.dtype)
         self.model = self._network.spec
         self._config = settings.engine
         self._link = RealLink(settings.link_gbps)

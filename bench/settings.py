@@ -27,7 +27,7 @@ class BenchSettings:
     tensor_parallel_size: int | None = None
     profile: Path | None = None
     num_loras: int | None = None
-    ranks: tuple[int, ...] = (32, 64)
+    ranks: tuple[int, ...] | None = None
     request_rate: float | None = None
     duration_s: float | None = None
     popularity: str | None = None
@@ -81,6 +81,7 @@ class DeviceDefaults:
 
     model: str
     num_loras: int
+    ranks: tuple[int, ...]
     request_rate: float
     duration_s: float
     cache_fraction: float | None
@@ -88,6 +89,6 @@ class DeviceDefaults:
 
 
 # The paper's machine: 256 GB of host memory, 50 of its 20/50/100 adapters, 1,800 s (HPCA version, section VI).
-SIMULATED = DeviceDefaults("llama3-8b", 50, Demand.request_rate, Demand.duration_s, None, 256.0)
+SIMULATED = DeviceDefaults("llama3-8b", 50, (32, 64), Demand.request_rate, Demand.duration_s, None, 256.0)
 # A run that a laptop finishes in about a minute a policy.
-CPU = DeviceDefaults("32m", 8, 1.0, 30.0, 0.5, 4.0)
+CPU = DeviceDefaults("32m", 8, (16, 32), 1.0, 30.0, 0.75, 4.0)

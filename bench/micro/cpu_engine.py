@@ -15,7 +15,7 @@ import typer
 
 from bench.machine import describe_machine
 from bench.metrics import measure
-from bench.platform_cpu import CpuPlatform
+from bench.platform import limit_openmp_spinning
 from bench.settings import BenchSettings
 from libra.cache.fastlibra import FASTLIBRA
 from libra.engine.build import CacheSizes
@@ -58,6 +58,9 @@ def main(
     """Measures both loads in turn and prints medians and ratios."""
     load = Load()
     settings = BenchSettings(workload="chatbot", device="cpu", num_loras=load.num_adapters, ranks=(16, 32), dtype=dtype)
+    limit_openmp_spinning()
+    from bench.platform_cpu import CpuPlatform
+
     platform = CpuPlatform(settings)
     specs = platform.all_adapters()
     requests = load.requests([spec.adapter_id for spec in specs])

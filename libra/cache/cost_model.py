@@ -61,7 +61,7 @@ class CostModel(Ranker):
     defaults. The four switches are the paper's ablations WOL, WOC, WOV and WOU.
     """
 
-    tau_s: float = 60.0
+    tau_s: float = 5.0
     eq4: Eq4 = "lora_only"
     use_adapter_eval: bool = True
     use_cost: bool = True

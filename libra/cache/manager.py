@@ -188,7 +188,7 @@ class CacheManager:
                 memory.evict(kind, shortage)
         for kind in kinds:
             if needed[kind] > memory.free_blocks(kind):
-                self._claim(sequence, path, path[coming_back], plan.needed)
+                self._claim(sequence, path, plan.needed)
                 self.refusals[sequence] = (kind, memory.version(kind))
                 return Admission.SAVING
         self.refusals.pop(sequence, None)
@@ -233,14 +233,12 @@ class CacheManager:
         seconds = self.memory.link.queue_seconds(Direction.IN, num_blocks * self._kv_bytes)
         return seconds <= self._recompute_price(min(num_blocks, path_blocks) * self.block_tokens)
 
-    def _claim(self, sequence: Sequence, path: Indices, rescued: Indices, needed: list[int]) -> None:
+    def _claim(self, sequence: Sequence, path: Indices, needed: list[int]) -> None:
         """Keeps ``needed`` blocks and the leading HBM part of the pinned ``path`` for ``sequence``; unpins the rest."""
         tree = self.memory.tree
         inside = (tree.hbm[path] == PRESENT) | (tree.hbm[path] == LOADING)
         kept = len(path) if inside.all() else int(inside.argmin())
         tree.unpin(path[kept:])
-        # Below a node that is away, what has just been called back goes on its way again.
-        tree.move(np.array([node for node in path[kept:] if node in rescued], dtype=np.intp), LEAVING)
         self.claims[sequence] = Claim(needed, path[:kept].tolist())
         for kind in KINDS:
             self.memory.reserved[kind] += needed[kind]

@@ -100,7 +100,7 @@ class CachePolicy:
     adapter_load: async = others run meanwhile; blocking = the load stalls the whole step.
     adapter_slots: adapters take their exact size in HBM, or a slot padded to the largest rank.
     visit_scope: a match counts for every node of the path, or for the deepest only (design, section 12).
-    visit_half_life_s: decay of visit counts.
+    visit_half_life_s: decay of visit counts; the default is measured (results/tuning).
     max_pass_s: how long requests behind it may pass a waiting request.
     """
 
@@ -120,7 +120,7 @@ class CachePolicy:
     adapter_load: Literal["async", "blocking"] = "async"
     adapter_slots: Literal["exact", "padded"] = "exact"
     visit_scope: Literal["path", "last"] = "path"
-    visit_half_life_s: float = 60.0
+    visit_half_life_s: float = 600.0
     max_pass_s: float = 1.0
 
     def __post_init__(self) -> None:

@@ -25,6 +25,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for name in ("max_num_batched_tokens", "max_num_seqs", "block_tokens", "max_scan"):
             if getattr(self, name) < 1:
-                raise LibraError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+                flag = "block-size" if name == "block_tokens" else name.replace("_", "-")
+                raise LibraError(f"--{flag} must be at least 1, got {getattr(self, name)}")
         if self.tick_s <= 0 or self.timeline_s <= 0:
             raise LibraError("tick and timeline intervals must be positive")

@@ -139,6 +139,23 @@ def test_a_rescued_victim_makes_admission_find_another() -> None:
     cache.manager.check()
 
 
+def test_admission_that_waits_calls_no_block_back_below_an_adapter_that_is_away() -> None:
+    cache = build_cache(LRU, hbm_blocks=8, specs=adapters(1))
+    (block,) = history(cache, 0, 1, "a0")
+    history(cache, 1, 5)
+    cache.memory.evict(KV, 3)  # the block must be saved, its adapter leaves at once
+    adapter = cache.manager.adapter_node("a0")
+    assert [int(cache.tree.hbm[node]) for node in (adapter, block)] == [ABSENT, LEAVING]
+    sequence = sequence_of(request(2, [10] * 4 + [5] * 8, adapter="a0"))
+    assert cache.manager.admit(sequence) is Admission.SAVING
+    cache.manager.check()
+    cache.settle()
+    assert cache.manager.admit(sequence) is Admission.ADMITTED
+    assert cache.manager.holdings[sequence].host_hit_blocks == 1
+    cache.settle()
+    cache.manager.check()
+
+
 def test_saves_go_out_in_chunks() -> None:
     cache = build_cache(LRU, hbm_blocks=40, specs=[])
     history(cache, 0, 20)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
@@ -13,7 +13,8 @@ from libra.cache.manager import Admission
 from libra.cache.pool import RUNNING
 from libra.cache.tree import ABSENT, PRESENT, ROOT
 from libra.engine.sequence import Sequence
-from tests.libra.builders import BLOCK_TOKENS, adapters, build_cache, request, sequence_of
+from libra.engine.simulated_link import LinkRates
+from tests.libra.builders import BLOCK_BYTES, BLOCK_TOKENS, adapters, build_cache, request, sequence_of
 from tests.libra.cache.shadow import ShadowCopier
 from tests.libra.variants import VARIANTS
 
@@ -23,8 +24,10 @@ HBM_BLOCKS = 14
 # Room for all adapters and much KV, for the adapters and little KV, and for only some of the adapters.
 HOST_BLOCKS = {"roomy": 80, "tight": 11, "tiny": 5}
 # Few openings and few tokens, so that prompts share prefixes and often are twins.
-OPENINGS = ((), (1,) * 8, (2,) * 8, (1,) * 16, (1,) * 8 + (2,) * 4, (2,) * 48)
+OPENINGS = ((), (1,) * 8, (2,) * 8, (1,) * 16, (1,) * 8 + (2,) * 4, (1,) * 8 + (2,) * 16)
 ADAPTER_BLOCKS = {spec.adapter_id: 2 * spec.rank for spec in SPECS} | {None: 0}
+# 8 ms a block: a save outlasts several steps of a walk.
+RATES = LinkRates(BLOCK_BYTES / 0.008, 0.0, BLOCK_BYTES / 0.04, 0.0)
 SEEN: Counter[str] = Counter()
 
 
@@ -40,7 +43,7 @@ class CacheMachine(RuleBasedStateMachine):
         policy, host_blocks = VARIANTS[self.policy_name], HOST_BLOCKS[self.host]
         if policy.adapter_share is not None:
             policy = replace(policy, adapter_share=0.36)
-        self.cache = build_cache(policy, HBM_BLOCKS, host_blocks, SPECS, self.copier)
+        self.cache = build_cache(policy, HBM_BLOCKS, host_blocks, SPECS, self.copier, RATES)
         self.manager, self.memory, self.tree = self.cache.manager, self.cache.memory, self.cache.tree
         self.copier.fill_host(self.manager)
         self.waiting: list[Sequence] = []
@@ -74,7 +77,7 @@ class CacheMachine(RuleBasedStateMachine):
         if self.manager.reason_never_fits(adapter, sequence.max_tokens) is None:
             self.waiting.append(sequence)
         else:
-            SEEN["refused for good"] += 1
+            assert len(prompt) + len(output) > 4 * (HBM_BLOCKS - 8)
         return sequence
 
     @precondition(lambda self: self.waiting)
@@ -82,7 +85,7 @@ class CacheMachine(RuleBasedStateMachine):
     def admit(self, data: st.DataObject) -> None:
         self._admit(data.draw(st.sampled_from(self.waiting)))
 
-    def _admit(self, sequence: Sequence) -> None:
+    def _admit(self, sequence: Sequence) -> Admission:
         self.manager.release_claim(sequence)
         before = self._trace()
         outcome = self.manager.admit(sequence)
@@ -94,6 +97,7 @@ class CacheMachine(RuleBasedStateMachine):
             self.admitted.append(sequence)
             assert len(sequence.block_table) == -(-sequence.num_tokens // BLOCK_TOKENS)
             assert sequence.num_computed < sequence.num_tokens, "the last known token must be computed for its logits"
+        return outcome
 
     def _trace(self) -> tuple[object, ...]:
         tree, memory = self.tree, self.memory
@@ -120,7 +124,15 @@ class CacheMachine(RuleBasedStateMachine):
             self._end(sequence)
             SEEN["finished"] += 1
 
-    @rule(seconds=st.sampled_from([0.001, 0.004, 0.05]))
+    @rule(adapter=st.sampled_from(["a0", "a1"]), opening=st.sampled_from(OPENINGS[1:4]))
+    def leave_history(self, adapter: str, opening: tuple[int, ...]) -> None:
+        """One request from admission to the end, if it can be admitted at once; the saves of its victims go on."""
+        sequence = self._submit((*opening, 1), [1, 2], adapter)
+        if sequence in self.waiting and self._admit(sequence) is Admission.ADMITTED:
+            self.cache.pass_time(0.03)
+            self.compute_everything(0.0)
+
+    @rule(seconds=st.sampled_from([0.0, 0.008, 0.05]))
     def compute_everything(self, seconds: float) -> None:
         """Drives all that runs as far as it comes, so that walks get past the first few blocks."""
         self.cache.pass_time(seconds)
@@ -137,17 +149,10 @@ class CacheMachine(RuleBasedStateMachine):
             sequence.append(0)
         self.manager.commit(sequence)
 
-    @precondition(lambda self: self._ready())
-    @rule(data=st.data())
-    def preempt(self, data: st.DataObject) -> None:
-        sequence = data.draw(st.sampled_from(self._ready()))
-        self._end(sequence)
-        self.waiting.insert(0, sequence)
-
     @precondition(lambda self: self.waiting or self.admitted)
-    @rule(data=st.data())
-    def abort(self, data: st.DataObject) -> None:
-        """At any stage: in the queue, with or without a claim, while it loads, while it runs."""
+    @rule(data=st.data(), preempt=st.booleans())
+    def abort_or_preempt(self, data: st.DataObject, preempt: bool) -> None:
+        """Aborts at any stage: in the queue, with or without a claim, while it loads, while it runs."""
         sequence = data.draw(st.sampled_from(self.waiting + self.admitted))
         if sequence in self.waiting:
             self.waiting.remove(sequence)
@@ -155,6 +160,8 @@ class CacheMachine(RuleBasedStateMachine):
         else:
             SEEN["aborted while it loads"] += not self.manager.holdings[sequence].is_ready
             self._end(sequence)
+            if preempt:
+                self.waiting.insert(0, sequence)
 
     def _end(self, sequence: Sequence) -> None:
         self.admitted.remove(sequence)
@@ -167,7 +174,7 @@ class CacheMachine(RuleBasedStateMachine):
         else:
             self.manager.look_ahead(self.waiting)
 
-    @rule(seconds=st.sampled_from([0.0005, 0.001, 0.002, 0.005, 0.05, 0.2, 40.0]))
+    @rule(seconds=st.sampled_from([0.004, 0.008, 0.016, 0.1, 40.0]))
     def pass_time(self, seconds: float) -> None:
         self.cache.pass_time(seconds)
 
@@ -187,6 +194,7 @@ class CacheMachine(RuleBasedStateMachine):
     @invariant()
     def no_load_outlives_its_room(self) -> None:
         counters = self.memory.counters
+        SEEN["steps"] += 1
         SEEN["evicted"] += counters.evicted_blocks > 0
         SEEN["saved"] += counters.swap_out_bytes > 0
         SEEN["dropped"] += counters.dropped_kv_blocks > 0
@@ -227,11 +235,10 @@ def test_invariants_hold_whatever_is_asked(name: str, host: str) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=int(__import__('os').environ.get('EX','20')),
+            max_examples=15,
             stateful_step_count=60,
             deadline=None,
-            phases=list(Phase) if "EX" not in __import__("os").environ else [Phase.generate],
-            derandomize='EX' not in __import__('os').environ,
+            derandomize=True,
             suppress_health_check=list(HealthCheck),
         ),
     )
@@ -243,7 +250,6 @@ def test_the_walks_above_met_everything_they_should() -> None:
         pytest.skip("the walks were not selected")
     wanted = (
         "ADMITTED", "SAVING", "NO_ROOM", "finished", "cannot grow", "aborted while it loads", "evicted", "saved",
-        "dropped", "prefetched", "on disk", "refused for good",
+        "dropped", "prefetched", "on disk",
     )  # fmt: skip
-    print(SEEN)
     assert [event for event in wanted if SEEN[event] < 5] == []

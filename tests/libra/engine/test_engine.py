@@ -77,7 +77,7 @@ def check_passing(sequences: list[Sequence], max_pass_s: float) -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 10**6),
     size=st.sampled_from(list(SIZES)[:3]),
