@@ -4,6 +4,7 @@ Everything is computed in the log domain: the published Eq. 5 falls to exactly 0
 has not been used for 37 tau, and all older nodes would tie.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,13 +37,13 @@ def log_adapter_eval(
     ``hpca``: min(1, now/low) on every node; ``v1``: max(1, low/now) on every node; ``lora_only``: max(1, low/now) on
     adapter nodes and 1 on KV nodes, the reading that is right in both swap directions.
     """
-    change = 1 if swap == "in" else -1
-    now = np.maximum(adapters_in_hbm + np.where(is_adapter, change, 0), SMALLEST_COUNT)
-    log_ratio = np.log(max(low, SMALLEST_COUNT) / now)
+    after_swap = adapters_in_hbm + (1 if swap == "in" else -1)
+    of_adapters, of_kv = (
+        math.log(max(low, SMALLEST_COUNT) / max(now, SMALLEST_COUNT)) for now in (after_swap, adapters_in_hbm)
+    )
     if reading == "hpca":
-        return np.asarray(np.minimum(0.0, -log_ratio))
-    scarcity = np.maximum(0.0, log_ratio)
-    return scarcity if reading == "v1" else np.where(is_adapter, scarcity, 0.0)
+        return np.where(is_adapter, min(0.0, -of_adapters), min(0.0, -of_kv))
+    return np.where(is_adapter, max(0.0, of_adapters), max(0.0, of_kv) if reading == "v1" else 0.0)
 
 
 def log_recency(idle_s: npt.NDArray[np.float64], tau_s: float) -> Scores:

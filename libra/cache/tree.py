@@ -148,6 +148,7 @@ class DependencyTree:
         self.size[nodes] = self.host_size[nodes] = 1
         self.num_bytes[nodes] = num_bytes
         self.last_use[nodes] = self.created[nodes] = now_s
+        self.log_visits[nodes] = 0.0
         for node, label, block in zip(nodes.tolist(), labels, blocks, strict=True):
             self._index[label] = node
             self.labels[node] = label
@@ -196,8 +197,7 @@ class DependencyTree:
             self._grow()
         nodes = self._free_nodes[: -count - 1 : -1]
         del self._free_nodes[-count:]
-        for column in COLUMNS:
-            getattr(self, column)[nodes] = 0
+        # A removed node held nothing, was pinned by nobody and had no children: those columns are zero already.
         self.in_use[nodes] = True
         return nodes
 

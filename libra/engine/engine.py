@@ -134,24 +134,23 @@ class Engine:
         sampled = iter(result.tokens)
         for sequence in batch.decode:
             sequence.num_computed += len(result.step_ends)
+            if sequence.num_computed % self.config.block_tokens == 0:
+                self.manager.commit(sequence)
             self._append(sequence, result.step_ends, next(sampled, 0))
         for chunk in batch.prefill:
             yields_token = chunk.is_last
             chunk.sequence.num_computed += chunk.num_tokens
+            self.manager.commit(chunk.sequence)
             if yields_token:
                 self._append(chunk.sequence, result.step_ends, next(sampled, 0))
-            else:
-                self.manager.commit(chunk.sequence)
 
     def _append(self, sequence: Sequence, step_ends: list[float], token: int) -> None:
-        for _ in step_ends:
-            sequence.append(token)
+        sequence.append(token, len(step_ends))
         sequence.token_times.extend(step_ends)
         record = sequence.record
         if record.first_token_s is None:
             record.first_token_s = step_ends[0]
             record.prefill_s += step_ends[0] - sequence.phase_start_s
-        self.manager.commit(sequence)
         if sequence.is_complete:
             self.scheduler.remove(sequence)
             self._close(sequence, SequenceState.FINISHED)

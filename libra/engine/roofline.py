@@ -3,7 +3,6 @@
 from libra.clock import Clock
 from libra.engine.executor import Executor, StepBatch, StepResult
 from libra.engine.profile import Profile
-from libra.engine.sequence import Sequence
 from libra.spec import AdapterSpec, ModelSpec
 
 
@@ -13,8 +12,8 @@ class RooflineExecutor(Executor):
     def __init__(self, clock: Clock, profile: Profile, model: ModelSpec, adapters: list[AdapterSpec]) -> None:
         self._clock = clock
         self._profile = profile
-        self._adapter_bytes = {spec.adapter_id: spec.num_bytes(model) for spec in adapters}
-        self._adapter_flops = {
+        self._adapter_bytes: dict[str | None, int] = {spec.adapter_id: spec.num_bytes(model) for spec in adapters}
+        self._adapter_flops: dict[str | None, float] = {
             spec.adapter_id: 2.0 * spec.num_units(model) * spec.unit_elems(model) for spec in adapters
         }
         head = model.vocab_size * model.hidden_size
@@ -63,23 +62,20 @@ class RooflineExecutor(Executor):
 
     def _adapter_seconds(self, batch: StepBatch) -> float:
         """Each distinct adapter's weights are read once, and each token is multiplied with its own adapter's."""
-        tokens: dict[str, int] = {}
+        tokens: dict[str | None, int] = {}
         for sequence in batch.decode:
-            self._count(tokens, sequence, 1)
+            adapter = sequence.request.adapter
+            tokens[adapter] = tokens.get(adapter, 0) + 1
         for chunk in batch.prefill:
-            self._count(tokens, chunk.sequence, chunk.num_tokens)
+            adapter = chunk.sequence.request.adapter
+            tokens[adapter] = tokens.get(adapter, 0) + chunk.num_tokens
+        tokens.pop(None, None)
         if not tokens:
             return 0.0
         profile = self._profile
         moved = sum(self._adapter_bytes[adapter] for adapter in tokens)
         flops = sum(count * self._adapter_flops[adapter] for adapter, count in tokens.items())
         return profile.adapter_overhead_s + moved / profile.memory_bytes_per_s + flops / profile.flops_per_s
-
-    @staticmethod
-    def _count(tokens: dict[str, int], sequence: Sequence, count: int) -> None:
-        adapter = sequence.adapter_id
-        if adapter is not None:
-            tokens[adapter] = tokens.get(adapter, 0) + count
 
     def prefill_seconds(self, num_tokens: int) -> float:
         """The added cost of so many tokens in a step that runs anyway."""

@@ -104,8 +104,8 @@ class Sequence:
     def is_complete(self) -> bool:
         return self.num_tokens == self.max_tokens
 
-    def append(self, token: int) -> None:
-        """Adds the next token: ``token``, unless a replay has the recorded one in place already."""
+    def append(self, token: int, count: int = 1) -> None:
+        """Adds the next token: ``token``, unless a replay has the recorded one, or the next ``count``, in place."""
         if self.recorded_output is None:
             self.tokens[self.num_tokens] = token
-        self.num_tokens += 1
+        self.num_tokens += count
