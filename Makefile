@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 bench: setup  ## the main job: compare policies on chatbot, in simulation at paper scale, then on the real CPU engine
-	$(BIN)/libra bench --workload chatbot --device sim:h800 --model llama3-8b --out runs/bench-sim
+	$(BIN)/libra bench --workload chatbot --device sim:h800 --model llama3-8b --cache-fraction 0.4 --out runs/bench-sim
 	$(BIN)/libra bench --workload chatbot --device cpu --out runs/bench-cpu
 
 test: setup  ## the test suite
