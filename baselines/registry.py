@@ -32,7 +32,7 @@ def find_policy(name: str) -> CachePolicy:
 def _load_policy(path: Path, variable: str) -> CachePolicy:
     if not path.is_file():
         raise LibraError(f"policy file {path} does not exist; give --policy path/to/file.py:name")
-    spec = importlib.util.spec_from_file_location(f"user_policy_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"user_policy {path.resolve()}", path)
     if spec is None or spec.loader is None:
         raise LibraError(f"policy file {path} cannot be imported")
     module = importlib.util.module_from_spec(spec)

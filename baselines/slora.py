@@ -11,4 +11,6 @@ SLORA = CachePolicy(
     idle_adapters="discard",
     host_kv_tier=False,
     prefetch="queue",
+    # router/req_queue.py: a request enters only if everybody's remaining output fits, so nobody is ever preempted.
+    admission="with_outputs",
 )

@@ -15,8 +15,10 @@ VLLM = CachePolicy(
     host_kv_tier=False,
     adapter_load="blocking",
     adapter_slots="padded",
-    # vLLM skips a request whose adapter finds no slot for as long as it takes: unfair, but no one waits behind it.
+    # vLLM skips a request whose adapter finds no slot for as long as it takes, and admits nobody past one that waits
+    # for KV blocks (v1/core/sched/scheduler.py).
     max_pass_s=math.inf,
+    passing="adapter_slot",
 )
 
 VLLM_ASYNC = replace(

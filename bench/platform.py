@@ -9,7 +9,7 @@ from libra.cache.policy import CachePolicy
 from libra.engine.build import CacheSizes, build_simulated_engine, default_hbm_bytes
 from libra.engine.engine import Engine
 from libra.engine.profile import datasheet_profile, load_profile
-from libra.errors import unknown
+from libra.errors import LibraError, unknown
 from libra.spec import DEVICES, MODELS, AdapterSpec, ModelSpec
 from workloads.adapters import assign_ranks
 from workloads.trace import Trace
@@ -88,6 +88,10 @@ def limit_openmp_spinning() -> None:
 def open_platform(settings: BenchSettings) -> Platform:
     """The platform ``--device`` names. Imports torch only for a real device."""
     kind, _, name = settings.device.partition(":")
+    ignored = ("lora_dir",) if kind == "sim" else ("tensor_parallel_size", "profile")
+    for option in ignored:
+        if getattr(settings, option) is not None:
+            raise LibraError(f"--{option.replace('_', '-')} means nothing on --device {settings.device}; leave it out")
     if kind == "sim":
         return SimulatedPlatform(settings, name)
     if settings.device == "cpu":

@@ -13,11 +13,13 @@ from bench.progress import RunProgress, run_progress
 from bench.settings import BenchSettings
 from bench.slo import parse_objectives
 from libra.cache.policy import CachePolicy
-from libra.engine.build import CacheSizes
+from libra.engine.build import CacheSizes, build_simulated_engine
+from libra.engine.config import EngineConfig
+from libra.engine.profile import datasheet_profile
 from libra.engine.record import RunResult
 from libra.engine.replay import replay
 from libra.errors import LibraError
-from libra.spec import GIB, AdapterSpec
+from libra.spec import DEVICES, GIB, AdapterSpec
 from workloads.demand import Demand
 from workloads.load import load_trace
 from workloads.registry import WORKLOADS
@@ -68,12 +70,15 @@ def run_policies(settings: BenchSettings, policies: list[CachePolicy], *, disabl
 
     Raises LibraError for whatever is wrong with the settings or the trace, before the first run where it can be known.
     """
+    names = [policy.name for policy in policies]
+    if len(set(names)) < len(names):
+        raise LibraError(f"two policies have one name ({', '.join(names)}); give yours another: replace(..., name=...)")
     options = MeasureOptions(warmup_s=settings.warmup_s, objectives=parse_objectives(settings.goodput))
     platform = open_platform(settings)
     setups = [_prepare(settings, platform, seed) for seed in settings.seeds]
     for setup in setups:
         for policy in policies:
-            _check(platform, policy, setup)
+            _check(platform, policy, setup, settings.engine)
     outcome = BenchOutcome(
         policies=policies,
         results=[],
@@ -148,10 +153,11 @@ def _trace(settings: BenchSettings, platform: Platform, seed: int) -> Trace:
     return reshape(trace, rate, duration_s, settings.max_prompt_tokens, settings.max_output_tokens)
 
 
-def _check(platform: Platform, policy: CachePolicy, setup: SeedSetup) -> None:
+def _check(platform: Platform, policy: CachePolicy, setup: SeedSetup, config: EngineConfig) -> None:
     """Refuses, before anything runs, a policy that cannot work in this cache and a cache in which no request fits."""
-    engine = platform.engine(policy, setup.adapters, setup.sizes)
-    engine.manager.memory.link.close()
+    # What fits is a matter of blocks alone, so a simulated engine tells for any platform, at once.
+    profile = datasheet_profile(DEVICES["h800"], platform.model, 1)
+    engine = build_simulated_engine(policy, platform.model, setup.adapters, setup.sizes, profile, config)
     reasons = (
         engine.manager.reason_never_fits(request.adapter, request.num_prompt_tokens + request.output_tokens)
         for request in setup.trace.requests

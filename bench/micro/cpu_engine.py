@@ -83,8 +83,10 @@ def main(
     document = {"dtype": dtype, "load": vars(load), "machine": describe_machine(), "median": summary, "rows": rows}
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    typer.echo(f"TTFT {summary['mean_ttft_ms_adapters']} ms, TPOT {summary['mean_tpot_ms_adapters']} ms; adapters cost "
-               f"{mean((summary['ttft_ratio'], summary['tpot_ratio'])) - 1:.1%}")
+    typer.echo(
+        f"TTFT {summary['mean_ttft_ms_adapters']} ms, TPOT {summary['mean_tpot_ms_adapters']} ms; adapters cost "
+        f"{mean((summary['ttft_ratio'], summary['tpot_ratio'])) - 1:.1%}"
+    )
 
 
 if __name__ == "__main__":

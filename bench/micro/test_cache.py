@@ -15,7 +15,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from baselines import POLICIES
 from bench.micro.cache_load import CacheLoad
 from libra.cache.fastlibra import FASTLIBRA
-from libra.cache.manager import Admission, CacheManager
+from libra.cache.holding import Admission
+from libra.cache.manager import CacheManager
 from libra.cache.policy import CachePolicy
 from libra.clock import VirtualClock
 from libra.engine.build import CacheSizes, build_manager, build_simulated_engine, default_hbm_bytes, link_rates

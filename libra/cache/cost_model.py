@@ -80,7 +80,7 @@ class CostModel(Ranker):
     def score(self, tree: DependencyTree, nodes: Indices, context: RankingContext) -> Scores:
         scores = np.zeros(len(nodes))
         if self.use_cost:
-            scores += np.log(tree.num_bytes[nodes] / context.link_bytes_per_s)
+            scores += tree.log_bytes[nodes] - math.log(context.link_bytes_per_s)
         if self.use_visits:
             scores += tree.log_visits_at(nodes, context.now_s)
         if self.use_recency:

@@ -8,74 +8,20 @@ A private block moves to the path when it is full and enters the tree (``commit`
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from enum import Enum
 from itertools import islice
 
 import numpy as np
 
-from libra.cache.memory import ADAPTER, KINDS, KV, CacheMemory, Kind
+from libra.cache.holding import Admission, Claim, Holding, Plan
+from libra.cache.memory import ADAPTER, KINDS, KV, SAVE_CHUNK_BLOCKS, CacheMemory, Kind
 from libra.cache.policy import CachePolicy, Indices
 from libra.cache.pool import RUNNING
 from libra.cache.swapper import Swapper
 from libra.cache.tree import ABSENT, LEAVING, LOADING, PRESENT, ROOT, Residency
-from libra.engine.link import Direction, Priority, Transfer
+from libra.engine.link import Direction, Priority
 from libra.engine.sequence import Sequence
 from libra.errors import LibraError
 from libra.spec import AdapterSpec, ModelSpec
-
-
-class Admission(Enum):
-    """The answer to ``admit``."""
-
-    ADMITTED = "admitted"
-    SAVING = "waits for evicted blocks to be saved"
-    NO_ROOM = "does not fit now"
-
-
-@dataclass(slots=True)
-class Holding:
-    """What an admitted sequence holds: pinned nodes, private blocks, and the loads it waits for."""
-
-    adapter_node: int
-    path: list[int]
-    num_private: int
-    adapter_load: Transfer | None
-    kv_loads: list[Transfer]
-    shares: bool
-    hbm_hit_blocks: int = 0
-    host_hit_blocks: int = 0
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether every load has ended and been collected."""
-        loads = self.kv_loads if self.adapter_load is None else [self.adapter_load, *self.kv_loads]
-        return all(load.collected for load in loads)
-
-    def load_times(self, admitted_s: float) -> tuple[float, float]:
-        """When the adapter and when everything was in HBM, not before ``admitted_s``."""
-        adapter = [] if self.adapter_load is None else [self.adapter_load.finished_s or 0.0]
-        adapter_done = max([admitted_s, *adapter])
-        return adapter_done, max([adapter_done, *(load.finished_s or 0.0 for load in self.kv_loads)])
-
-
-@dataclass(slots=True)
-class Claim:
-    """Blocks promised to a request that waits for saves, and the part of its path that HBM holds, kept from others."""
-
-    blocks: list[int] = field(default_factory=lambda: [0, 0])
-    pinned: list[int] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Plan:
-    """What admitting a sequence takes: pure arithmetic over one match."""
-
-    adapter_node: int
-    path: list[int]
-    loads: list[int]
-    needed: list[int]
-    new_blocks: int
 
 
 class CacheManager:
@@ -100,6 +46,8 @@ class CacheManager:
         self.block_tokens = block_tokens
         self._recompute_price = recompute_price
         self._kv_bytes = model.block_bytes(block_tokens)
+        # Evicted at a time for running sequences: one by one, each would wait for a save of its own.
+        self._growth_blocks = max(1, min(SAVE_CHUNK_BLOCKS, memory.region(KV).num_blocks // 256))
         self.holdings: dict[Sequence, Holding] = {}
         self.claims: dict[Sequence, Claim] = {}
         # The kind of block a waiting sequence was last refused for, and the state of the cache then.
@@ -161,6 +109,29 @@ class CacheManager:
         refusal = self.refusals.get(sequence)
         return refusal is None or self.memory.version(refusal[0]) != refusal[1]
 
+    def may_be_passed(self, sequence: Sequence) -> bool:
+        """Whether requests behind ``sequence``, which was refused, may be admitted before it."""
+        if self.policy.passing == "any" or not self.memory.hbm.is_split:
+            return True
+        return sequence in self.refusals and self.refusals[sequence][0] == ADAPTER
+
+    def _outputs_fit(self, sequence: Sequence) -> bool:
+        """Whether all admitted requests and ``sequence`` can run to their ends without anybody being preempted.
+
+        S-LoRA's test (router/req_queue.py): with requests sorted by what they have left to decode, when the j-th of
+        them ends, the first j hold their present tokens and as many more each; that must fit beside the adapters.
+        """
+        if not self.holdings:
+            return True
+        together = [*self.holdings, sequence]
+        together.sort(key=lambda one: one.num_tokens - one.max_tokens)
+        held = np.cumsum([-(-one.num_tokens // self.block_tokens) for one in together])
+        growth = np.array([-(-(one.max_tokens - one.num_tokens) // self.block_tokens) for one in together])
+        peak = int((held + growth * np.arange(1, len(together) + 1)).max())
+        adapters = {self.adapter_node(one.adapter_id) for one in together}
+        taken = 0 if self.memory.hbm.is_split else int(self.memory.tree.size[list(adapters)].sum())
+        return peak + taken <= self.memory.region(KV).num_blocks
+
     def admit(self, sequence: Sequence) -> Admission:
         """Matches, pins, makes room and starts the loads of ``sequence``; all or nothing.
 
@@ -169,6 +140,9 @@ class CacheManager:
         """
         self.release_claim(sequence)
         memory, tree = self.memory, self.memory.tree
+        if self.policy.admission == "with_outputs" and not self._outputs_fit(sequence):
+            self.refusals[sequence] = (KV, memory.version(KV))
+            return Admission.NO_ROOM
         plan = self._plan(sequence)
         path = np.array([plan.adapter_node, *plan.path], dtype=np.intp)
         tree.pin(path)
@@ -206,8 +180,9 @@ class CacheManager:
             nodes = self._reachable(adapter_node, tree.match(adapter_node, sequence.hashes(matchable)[:matchable]))
             path = nodes.tolist()
             from_host = nodes[tree.hbm[nodes] == ABSENT]
-            if len(from_host) and not self._worth_loading(len(from_host), len(path)):
-                path = path[: int((tree.hbm[nodes] == ABSENT).argmax())]
+            first_on_host = int((tree.hbm[nodes] == ABSENT).argmax()) if len(from_host) else 0
+            if len(from_host) and not self._worth_loading(len(from_host), len(path) - first_on_host):
+                path = path[:first_on_host]
         loads = [node for node in path if tree.hbm[node] == ABSENT]
         adapter_blocks = 0
         if tree.hbm[adapter_node] == ABSENT:
@@ -226,12 +201,13 @@ class CacheManager:
         stranded = (states == LEAVING) & np.logical_or.accumulate(states == ABSENT)
         return nodes[: int(stranded.argmax()) - 1] if stranded.any() else nodes
 
-    def _worth_loading(self, num_blocks: int, path_blocks: int) -> bool:
-        """Whether ``num_blocks`` of host KV come back sooner than they are recomputed (``reload: cheaper``)."""
+    def _worth_loading(self, num_blocks: int, recomputed_blocks: int) -> bool:
+        """Whether ``num_blocks`` of host KV come back sooner than the path from the first of them on is recomputed
+        (``reload: cheaper``)."""
         if self.policy.reload == "always":
             return True
         seconds = self.memory.link.queue_seconds(Direction.IN, num_blocks * self._kv_bytes)
-        return seconds <= self._recompute_price(min(num_blocks, path_blocks) * self.block_tokens)
+        return seconds <= self._recompute_price(recomputed_blocks * self.block_tokens)
 
     def _claim(self, sequence: Sequence, path: Indices, needed: list[int]) -> None:
         """Keeps ``needed`` blocks and the leading HBM part of the pinned ``path`` for ``sequence``; unpins the rest."""
@@ -256,7 +232,7 @@ class CacheManager:
         memory, tree, now_s = self.memory, self.memory.tree, self.memory.clock.now()
         nodes = np.array([plan.adapter_node, *plan.path], dtype=np.intp)
         self._note_hits(nodes)
-        hbm_hits = sum(1 for node in plan.path if tree.hbm[node] != ABSENT)
+        hbm_hits = sum(1 for node in plan.path if tree.hbm[node] == PRESENT)
         memory.load(plan.loads, Priority.DEMAND)
         private = memory.region(KV).allocate(plan.new_blocks, RUNNING)
         adapter_load = memory.loading.get(plan.adapter_node)
@@ -277,8 +253,12 @@ class CacheManager:
         sequence.adapter_blocks = tree.hbm_blocks[plan.adapter_node]
         sequence.adapter_generation = memory.generations.get(plan.adapter_node, 0)
         sequence.num_computed = len(plan.path) * self.block_tokens
-        self._note_use(nodes, now_s)
-        memory.demand.note_request(None if sequence.adapter_id is None else plan.adapter_node, now_s)
+        if sequence.record.admitted_s is None:
+            self._note_use(nodes, now_s)
+            memory.demand.note_request(None if sequence.adapter_id is None else plan.adapter_node, now_s)
+        else:
+            # Back after a preemption: nothing new has been asked for.
+            tree.touch(nodes, now_s, visits=0)
 
     def _note_hits(self, nodes: Indices) -> None:
         tree = self.memory.tree
@@ -305,16 +285,17 @@ class CacheManager:
     def grow(self, sequence: Sequence) -> bool:
         """Gives ``sequence`` room for one more token. False: no block is free at this moment.
 
-        Running sequences come before claims. A missing block is evicted for; when it must be saved first, the sequence
-        sits out the step.
+        Running sequences come before claims. A missing block is evicted for, with some for the sequences that are next;
+        when it must be saved first, the sequence sits out the step.
         """
         if self._has_room(sequence):
             return True
         region = self.memory.region(KV)
         if region.num_free == 0:
             coming = self.memory.pooled(self.memory.tree.leaving_blocks, KV)
-            if coming == 0 and self.memory.pooled(self.memory.tree.evictable_blocks, KV) > 0:
-                self.memory.evict(KV, 1)
+            evictable = self.memory.pooled(self.memory.tree.evictable_blocks, KV)
+            if coming == 0 and evictable > 0:
+                self.memory.evict(KV, min(evictable, self._growth_blocks))
             if region.num_free == 0:
                 return False
         sequence.block_table += region.allocate(1, RUNNING)
@@ -333,7 +314,8 @@ class CacheManager:
             parent = holding.path[-1] if holding.path else holding.adapter_node
             node = self.memory.tree.find(parent, labels[first])
             if node is not None:
-                self._join(sequence, holding, node, first)
+                if not self._join(sequence, holding, node, first):
+                    return
             else:
                 self._insert(sequence, holding, parent, first, labels[first:full])
 
@@ -353,8 +335,11 @@ class CacheManager:
         holding.num_private -= taken
         self.memory.ranker.on_use(tree, nodes, now_s)
 
-    def _join(self, sequence: Sequence, holding: Holding, node: int, position: int) -> None:
-        """Meets a node that exists already: shares its block, or lends it this copy when HBM has none."""
+    def _join(self, sequence: Sequence, holding: Holding, node: int, position: int) -> bool:
+        """Meets a node that exists already: shares its block, or lends it this copy when HBM has none.
+
+        False while the node's own data is on its way: the sequence keeps its private copy and asks again later.
+        """
         memory, tree = self.memory, self.memory.tree
         as_array = np.array([node], dtype=np.intp)
         own = sequence.block_table[position]
@@ -368,12 +353,11 @@ class CacheManager:
             memory.region(KV).assign([own], node)
             tree.move(as_array, PRESENT)
         else:
-            # The node's own data is still on its way: this sequence goes on with its private copy of the block.
-            holding.shares = False
-            return
+            return False
         tree.pin(as_array)
         holding.path.append(node)
         holding.num_private -= 1
+        return True
 
     def release(self, sequence: Sequence) -> None:
         """Unpins what ``sequence`` holds and frees its private blocks; full blocks stay as history.
@@ -382,6 +366,7 @@ class CacheManager:
         """
         self.release_claim(sequence)
         self.refusals.pop(sequence, None)
+        self.memory.note_room()
         holding = self.holdings.pop(sequence, None)
         if holding is None:
             return
@@ -389,12 +374,12 @@ class CacheManager:
         private = sequence.block_table[len(holding.path) :]
         memory.region(KV).release(private)
         nodes = np.array([holding.adapter_node, *holding.path], dtype=np.intp)
-        memory.tree.touch(nodes, memory.clock.now(), visits=0)
+        visited = nodes if self.policy.visit_scope == "path" else nodes[-1:]
+        memory.tree.touch(visited, memory.clock.now(), visits=0)
         memory.tree.unpin(nodes)
         if self.policy.write_back == "on_finish":
             memory.write_back(holding.path)
         sequence.block_table, sequence.adapter_blocks, sequence.num_computed = [], [], 0
-        memory.note_room()
 
     # ---- ahead of need ---------------------------------------------------------------------------------------------
 

@@ -185,11 +185,12 @@ class CacheMemory:
         tree = self.tree
         needed = int(tree.host_size[nodes].sum()) if nodes else 0
         self.make_host_room(needed, spare_adapters=not all(tree.is_adapter[nodes]))
-        with_room = []
-        for node in nodes:
-            size = int(tree.host_size[node])
-            if size <= self.host.kv_region.num_free:
-                tree.host_blocks[node] = self.host.kv_region.allocate(size, node)
+        region = self.host.kv_region
+        with_room, free = [], region.num_free
+        for node, size in zip(nodes, tree.host_size[nodes].tolist() if nodes else (), strict=True):
+            if size <= free:
+                free -= size
+                tree.host_blocks[node] = region.allocate(size, node)
                 with_room.append(node)
         return with_room
 
@@ -241,6 +242,7 @@ class CacheMemory:
         leaving = nodes[self.tree.hbm[nodes] == LEAVING]
         if len(leaving):
             self.tree.move(leaving, PRESENT)
+            self.note_room()  # who waits for these saves must evict others instead
 
     # ---- the host tier ---------------------------------------------------------------------------------------------
 
@@ -304,14 +306,17 @@ class CacheMemory:
         Takes their HBM blocks (the caller has made room), parents before children. Until the transfer ends, the nodes
         and their ancestors hold a pin of its own, so that nothing above a load in flight is evicted.
         """
+        if not nodes:
+            return
         tree = self.tree
-        for node in nodes:
-            kind: Kind = ADAPTER if tree.is_adapter[node] else KV
-            tree.hbm_blocks[node] = self.region(kind).allocate(int(tree.size[node]), node)
-        if nodes:
-            tree.move(np.array(nodes, dtype=np.intp), LOADING)
-        adapters = [node for node in nodes if tree.is_adapter[node]]
-        blocks = [node for node in nodes if not tree.is_adapter[node]]
+        is_adapter = tree.is_adapter[nodes].tolist()
+        adapters = [node for node, is_one in zip(nodes, is_adapter, strict=True) if is_one]
+        blocks = [node for node, is_one in zip(nodes, is_adapter, strict=True) if not is_one]
+        for node in adapters:
+            tree.hbm_blocks[node] = self.region(ADAPTER).allocate(int(tree.size[node]), node)
+        for node in blocks:
+            tree.hbm_blocks[node] = self.region(KV).allocate(1, node)
+        tree.move(np.array(nodes, dtype=np.intp), LOADING)
         for node in adapters:
             self.generations[node] = self.generations.get(node, 0) + 1
             self.counters.adapter_in_bytes += int(tree.num_bytes[node])

@@ -5,7 +5,7 @@ The engine never asks which policy it holds. A new policy is a ``CachePolicy`` v
 """
 
 from abc import ABC, abstractmethod
-from copy import copy
+from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
@@ -54,8 +54,8 @@ class Ranker(ABC):
         """Scores of ``nodes``, float64 [len(nodes)], finite. Reads the tree's columns; mutates nothing."""
 
     def fresh(self) -> "Ranker":
-        """A copy for one cache: override when the ranker holds mutable state."""
-        return copy(self)
+        """A copy for one cache, so that no state is shared between runs."""
+        return deepcopy(self)
 
     def on_use(self, tree: "DependencyTree", nodes: Indices, now_s: float) -> None:
         """Called after ``nodes`` were generated or matched at ``now_s``; the tree's columns are already updated."""
@@ -102,6 +102,8 @@ class CachePolicy:
     visit_scope: a match counts for every node of the path, or for the deepest only (design, section 12).
     visit_half_life_s: decay of visit counts; the default is measured (results/tuning).
     max_pass_s: how long requests behind it may pass a waiting request.
+    passing: requests may pass one that waits for memory of any kind, or only one that waits for an adapter slot.
+    admission: admit when the known tokens fit, or only when the outputs of all admitted requests will fit too.
     """
 
     name: str
@@ -122,14 +124,16 @@ class CachePolicy:
     visit_scope: Literal["path", "last"] = "path"
     visit_half_life_s: float = 600.0
     max_pass_s: float = 1.0
+    passing: Literal["any", "adapter_slot"] = "any"
+    admission: Literal["known_tokens", "with_outputs"] = "known_tokens"
 
     def __post_init__(self) -> None:
         if self.adapter_share is not None and not 0 < self.adapter_share < 1:
             raise LibraError(f"policy {self.name!r}: adapter_share must lie between 0 and 1, got {self.adapter_share}")
         if self.adapter_share is not None and self.dependency:
             raise LibraError(
-                f"policy {self.name!r}: adapter_share needs dependency False: with it, an adapter could leave its share "
-                "only after KV that lives in the other"
+                f"policy {self.name!r}: adapter_share needs dependency False: otherwise an adapter could leave its "
+                "share only after KV that lives in the other"
             )
         if self.write_back == "on_finish" and not self.host_kv_tier:
             raise LibraError(f"policy {self.name!r}: write_back on_finish needs host_kv_tier")
@@ -140,5 +144,6 @@ class CachePolicy:
             )
 
     def settings(self) -> dict[str, object]:
-        """The fields as plain values, for meta.json and ``libra policies``."""
-        return {f.name: str(getattr(self, f.name)) for f in fields(self)}
+        """The fields by name, for meta.json and ``libra policies``; ranker and swapper as text."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {"ranker": str(self.ranker), "swapper": None if self.swapper is None else str(self.swapper)}

@@ -3,7 +3,7 @@
 Ownership of every block id of a tier:
 
     owner[block] == FREE      in the free list of the block's region
-    owner[block] == RUNNING   the partly filled tail of a running sequence (or a copy that lost to a twin)
+    owner[block] == RUNNING   private to a running sequence: not full yet, or not shared
     owner[block] == node >= 0 held by that node of the dependency tree, resident or in flight
 """
 

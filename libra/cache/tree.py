@@ -10,6 +10,7 @@ An adapter with neither copy is on disk; a KV node with neither is gone, and sta
 children (which happens only without the dependency rule).
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from enum import Enum
 
@@ -40,6 +41,7 @@ COLUMNS: dict[str, type[np.generic]] = {
     "size": np.int32,
     "host_size": np.int32,
     "num_bytes": np.int64,
+    "log_bytes": np.float64,
     "log_visits": np.float64,
     "last_use": np.float64,
     "created": np.float64,
@@ -65,8 +67,8 @@ class DependencyTree:
 
     Columns, one entry per node (``size`` in blocks, times in seconds):
     is_adapter, parent, adapter (node index), depth (adapter = 1), hbm, host, pins, children, hbm_children (children in
-    HBM or LOADING), size, host_size, num_bytes (what a transfer moves), log_visits (decayed count at ``last_use``),
-    last_use, created, prefetched (brought in ahead of need and not used since).
+    HBM or LOADING), size, host_size, num_bytes (what a transfer moves), log_bytes, log_visits (decayed count at
+    ``last_use``), last_use, created, prefetched (brought in ahead of need and not used since).
     """
 
     in_use: Mask
@@ -83,6 +85,7 @@ class DependencyTree:
     size: npt.NDArray[np.int32]
     host_size: npt.NDArray[np.int32]
     num_bytes: npt.NDArray[np.int64]
+    log_bytes: npt.NDArray[np.float64]
     log_visits: npt.NDArray[np.float64]
     last_use: npt.NDArray[np.float64]
     created: npt.NDArray[np.float64]
@@ -123,6 +126,7 @@ class DependencyTree:
         self.is_adapter[node] = True
         self.parent[node], self.adapter[node], self.depth[node] = ROOT, node, 1
         self.size[node], self.host_size[node], self.num_bytes[node] = size, host_size, num_bytes
+        self.log_bytes[node] = math.log(max(num_bytes, 1))
         self.log_visits[node] = NEVER_VISITED
         self.labels[node] = adapter_seed(adapter_id)
         self.adapter_nodes[adapter_id], self.adapter_ids[node] = node, adapter_id
@@ -146,7 +150,7 @@ class DependencyTree:
         self.children[parent] += 1
         self.hbm_children[parent] += 1
         self.size[nodes] = self.host_size[nodes] = 1
-        self.num_bytes[nodes] = num_bytes
+        self.num_bytes[nodes], self.log_bytes[nodes] = num_bytes, math.log(num_bytes)
         self.last_use[nodes] = self.created[nodes] = now_s
         self.log_visits[nodes] = 0.0
         for node, label, block in zip(nodes.tolist(), labels, blocks, strict=True):

@@ -65,7 +65,11 @@ def build_manager(
 ) -> CacheManager:
     """The cache under ``policy``. A static share is cut in whole blocks, rounded down."""
     share = policy.adapter_share
-    hbm = BlockTier("HBM", sizes.hbm_blocks, None if share is None else math.floor(share * sizes.hbm_blocks))
+    adapter_blocks = None if share is None else math.floor(share * sizes.hbm_blocks)
+    slot_blocks = max((spec.num_blocks(model, config.block_tokens) for spec in adapters), default=1)
+    if adapter_blocks is not None and policy.adapter_slots == "padded" and adapter_blocks >= slot_blocks:
+        adapter_blocks -= adapter_blocks % slot_blocks  # what no slot fits into is KV's
+    hbm = BlockTier("HBM", sizes.hbm_blocks, adapter_blocks)
     host = BlockTier("host", sizes.host_blocks)
     interval_s = config.tick_s if policy.swapper is None else policy.swapper.tick_s
     block_bytes = model.block_bytes(config.block_tokens)

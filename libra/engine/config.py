@@ -20,7 +20,7 @@ class EngineConfig:
     tick_s: float = 0.1
     timeline_s: float = 1.0
     jump: bool = True
-    max_scan: int = 64
+    max_scan: int = 256
 
     def __post_init__(self) -> None:
         for name in ("max_num_batched_tokens", "max_num_seqs", "block_tokens", "max_scan"):

@@ -65,7 +65,8 @@ class Engine:
         return sequence
 
     def abort(self, sequence: Sequence) -> None:
-        """Ends a sequence early, wherever it is; its blocks are free for others when this returns."""
+        """Ends a sequence early, wherever it is; what it held is free for others when this returns;
+        loads in flight go on without it."""
         if sequence.state in (SequenceState.WAITING, SequenceState.LOADING, SequenceState.RUNNING):
             self.scheduler.remove(sequence)
             self._close(sequence, SequenceState.ABORTED)
@@ -96,9 +97,10 @@ class Engine:
         return True
 
     def next_event_s(self) -> float:
-        """The next tick, sample or known end of a transfer."""
+        """The next tick, sample, end of passing or known end of a transfer."""
         transfer_s = self.manager.memory.link.next_completion_s()
-        return min(self._next_tick_s(), self._next_sample_s(), math.inf if transfer_s is None else transfer_s)
+        known_s = min(self._next_tick_s(), self._next_sample_s(), self.scheduler.next_deadline_s())
+        return known_s if transfer_s is None else min(known_s, transfer_s)
 
     def _next_tick_s(self) -> float:
         return self._num_ticks * self._tick_s

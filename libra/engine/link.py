@@ -1,4 +1,4 @@
-"""Transfers between host memory (or disk) and HBM: the contract, and the simulated link."""
+"""Transfers between host memory (or disk) and HBM: the contract."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

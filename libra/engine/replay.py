@@ -69,4 +69,13 @@ def _result(engine: Engine, seed: int, complete: bool) -> RunResult:
         device=engine.executor.describe(),
         caption=engine.executor.describe(),
         complete=complete,
+        extra={"adapter_internal_fragmentation": _fragmentation(engine)},
     )
+
+
+def _fragmentation(engine: Engine) -> float | None:
+    """Share of the adapters' HBM blocks that holds no weights: unit packing, the last block, padded slots."""
+    tree = engine.manager.memory.tree
+    adapters = tree.is_adapter & (tree.size > 0)
+    taken = int(tree.size[adapters].sum()) * engine.manager.memory.block_bytes
+    return 1.0 - int(tree.num_bytes[adapters].sum()) / taken if taken else None

@@ -1,10 +1,12 @@
 """Who computes what in the next step: continuous batching with chunked prefill and adapter-aware admission."""
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice
 
-from libra.cache.manager import Admission, CacheManager
+from libra.cache.holding import Admission
+from libra.cache.manager import CacheManager
 from libra.cache.memory import KV
 from libra.engine.config import EngineConfig
 from libra.engine.executor import PrefillChunk, StepBatch
@@ -15,7 +17,7 @@ class Scheduler:
     """Queues and the batch of each step. Policy-blind: it asks the cache manager and reads the policy's data.
 
     A sequence is in exactly one of ``waiting`` (FCFS), ``loading`` (admitted, its adapter or KV on the way) and
-    ``running`` (in order of admission).
+    ``running`` (in the order they became ready).
     """
 
     def __init__(self, config: EngineConfig, manager: CacheManager) -> None:
@@ -34,10 +36,12 @@ class Scheduler:
     def schedule(self) -> StepBatch:
         """The next step's batch; empty when everybody waits for a transfer. Admits, preempts and starts loads."""
         batch = StepBatch()
+        preemptions = self.num_preemptions
         self._start_loaded()
         budget = self._schedule_decodes(batch, self.config.max_num_batched_tokens)
         budget = self._schedule_prefills(batch, self.running, budget)
-        self._admit(batch, budget)
+        if self.num_preemptions == preemptions:
+            self._admit(batch, budget)
         self.manager.look_ahead(self.waiting)
         return batch
 
@@ -76,7 +80,7 @@ class Scheduler:
 
     @staticmethod
     def _schedule_prefills(batch: StepBatch, sequences: Iterable[Sequence], budget: int) -> int:
-        """Chunks of prompts in order of admission, within ``budget`` tokens."""
+        """Chunks of prompts, first ready first, within ``budget`` tokens."""
         for sequence in sequences:
             if budget == 0:
                 break
@@ -123,18 +127,32 @@ class Scheduler:
             else:
                 if passed_enough:
                     break
+                if not self.manager.may_be_passed(sequence):
+                    self._withdraw_claims_behind(sequence, blocked)
+                    break
                 blocked.append(sequence)
 
     def _may_admit(self) -> bool:
-        """Whether anybody in the queue has not been refused in this state of the cache and may be tried."""
+        """Whether anybody in the queue has not been refused in this state of the cache and may be tried, or stands
+        before claims that must be withdrawn."""
         if len(self.running) + len(self.loading) >= self.config.max_num_seqs:
             return False
+        claims_ahead = 0
         for sequence in islice(self.waiting, self.config.max_scan):
             if self.manager.worth_asking(sequence):
                 return True
-            if self._passed_enough(sequence):
-                return False
+            claims_ahead += sequence in self.manager.claims
+            if self._passed_enough(sequence) or not self.manager.may_be_passed(sequence):
+                return len(self.manager.claims) > claims_ahead
         return False
+
+    def next_deadline_s(self) -> float:
+        """When the next waiting request has been passed for long enough, so that claims behind it are withdrawn."""
+        if not self.manager.claims:
+            return math.inf
+        now_s, limit_s = self.manager.memory.clock.now(), self.manager.policy.max_pass_s
+        passed = (s.first_passed_s for s in islice(self.waiting, self.config.max_scan) if s.first_passed_s is not None)
+        return min((since_s + limit_s for since_s in passed if since_s + limit_s > now_s), default=math.inf)
 
     def _schedule_started(self, batch: StepBatch, started: list[Sequence], budget: int) -> int:
         """Lets sequences that have just begun to run join ``batch``. One whose history covers all but its last token,
@@ -148,10 +166,12 @@ class Scheduler:
     def _withdraw_claims_behind(self, sequence: Sequence, ahead: list[Sequence]) -> None:
         """Takes back the claims of everybody but those ``ahead`` of ``sequence``: nobody behind it is admitted before
         it, so what they keep from it would be kept for ever."""
-        for other in [s for s in self.manager.claims if s is not sequence and s not in ahead]:
+        behind = [other for other in self.manager.claims if other is not sequence and other not in ahead]
+        for other in behind:
             self.manager.release_claim(other)
             self.manager.refusals.pop(other, None)
-        self.manager.refusals.pop(sequence, None)
+        if behind:
+            self.manager.refusals.pop(sequence, None)
 
     def _try_admit(self, sequence: Sequence) -> bool:
         now_s = self.manager.memory.clock.now()
@@ -161,20 +181,16 @@ class Scheduler:
         if not self.manager.worth_asking(sequence):
             return False
         outcome = self.manager.admit(sequence)
-        if outcome is Admission.ADMITTED:
-            # After the first token, as after a preemption, a wait is no part of TTFT.
-            if sequence.evict_wait_since_s is not None and record.first_token_s is None:
-                record.evict_wait_s += now_s - sequence.evict_wait_since_s
-            sequence.evict_wait_since_s = None
-            return True
-        if outcome is Admission.SAVING and sequence.evict_wait_since_s is None:
-            sequence.evict_wait_since_s = now_s
-        return False
+        # After the first token, as after a preemption, a wait is no part of TTFT.
+        if sequence.evict_wait_since_s is not None and record.first_token_s is None:
+            record.evict_wait_s += now_s - sequence.evict_wait_since_s
+        sequence.evict_wait_since_s = now_s if outcome is Admission.SAVING else None
+        return outcome is Admission.ADMITTED
 
     def _passed_enough(self, sequence: Sequence) -> bool:
         now_s = self.manager.memory.clock.now()
         since_s = now_s if sequence.first_passed_s is None else sequence.first_passed_s
-        return now_s - since_s >= self.manager.policy.max_pass_s
+        return now_s >= since_s + self.manager.policy.max_pass_s
 
     def _note_passed(self, blocked: list[Sequence]) -> None:
         for sequence in blocked:

@@ -1,9 +1,10 @@
 """Samples of what HBM is used for."""
 
 import numpy as np
+import numpy.typing as npt
 
 from libra.cache.manager import CacheManager
-from libra.cache.tree import LEAVING, LOADING, PRESENT
+from libra.cache.tree import LEAVING, LOADING, PRESENT, ROOT
 
 COLUMNS = (
     "time_s",
@@ -44,10 +45,20 @@ class Timeline:
             size[(tree.hbm == LEAVING) | ((tree.hbm == LOADING) & kv)].sum(),
             memory.hbm.num_free,
             memory.host.num_blocks - memory.host.num_free,
-            0 if memory.policy.dependency else size[history & ~tree.usable_in_hbm()].sum(),
+            size[history & ~self._usable(present)].sum(),
             tree.adapters_in_hbm,
             waiting,
             running,
         )
         for column, value in zip(self.columns.values(), values, strict=True):
             column.append(float(np.asarray(value)))
+
+    def _usable(self, present: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Mask of nodes that can be used where they are. Under the dependency rule a parent in HBM is enough, since the
+        same is asked of the parent; otherwise the whole path is looked at."""
+        tree = self._manager.memory.tree
+        if not self._manager.policy.dependency:
+            return tree.usable_in_hbm()
+        in_hbm = present | (tree.hbm == LOADING)
+        usable: npt.NDArray[np.bool_] = in_hbm & (in_hbm[tree.parent] | (tree.parent == ROOT))
+        return usable

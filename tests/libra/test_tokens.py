@@ -12,7 +12,9 @@ from libra.tokens import adapter_seed, extend_block_hashes, prompt_tokens, recor
 
 
 @given(st.text(max_size=8), st.integers(0, 500), st.integers(0, 200), st.integers(0, 200), st.integers(2, 200_000))
-def test_every_slice_of_a_segment_agrees_with_the_whole(name: str, start: int, skip: int, length: int, vocab: int) -> None:
+def test_every_slice_of_a_segment_agrees_with_the_whole(
+    name: str, start: int, skip: int, length: int, vocab: int
+) -> None:
     whole = segment_tokens(name, start, skip + length, vocab)
     part = segment_tokens(name, start + skip, length, vocab)
     assert part.tolist() == whole[skip:].tolist()
@@ -37,7 +39,8 @@ def test_two_processes_make_the_same_tokens_and_labels() -> None:
         "extend_block_hashes(h, t, 16, 4, adapter_seed('a07')); print(t.tolist(), h)"
     )
     outputs = {
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout for _ in range(2)
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+        for _ in range(2)
     }
     tokens = segment_tokens("s12.t0", 3, 64, 32000)
     labels: list[int] = []

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from baselines import POLICIES
-from libra.cache.fastlibra import FASTLIBRA
-from libra.cache.manager import Admission
+from libra.cache.holding import Admission
 from libra.cache.memory import ADAPTER, KV
 from libra.cache.policy import CachePolicy
 from libra.cache.tree import ABSENT, LEAVING, PRESENT, SAVING, Residency

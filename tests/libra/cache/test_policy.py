@@ -143,7 +143,7 @@ def test_a_ranker_hears_of_every_match_insertion_and_departure(scope: Any, visit
 
 # ---- policies from a user's file -----------------------------------------------------------------------------------
 
-USER_FILE = '''
+USER_FILE = """
 from __future__ import annotations
 from dataclasses import dataclass, replace
 from libra.cache.fastlibra import FASTLIBRA
@@ -157,7 +157,7 @@ class Oldest(Ranker):
 
 MINE = replace(FASTLIBRA, name="mine", ranker=Oldest())
 NUMBER = 3
-'''
+"""
 
 
 def test_a_policy_is_loaded_from_a_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from libra.cache.manager import Admission
+from libra.cache.holding import Admission
 from libra.cache.pool import RUNNING
 from libra.cache.tree import ABSENT, PRESENT, ROOT
 from libra.engine.sequence import Sequence

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from libra.cache.tree import ABSENT, PRESENT, DependencyTree
 from libra.cache.victims import RUN_LENGTH, VictimOrder
-from libra.spec import AdapterSpec
 
 
 def forest(parents: list[int]) -> tuple[DependencyTree, list[int]]:

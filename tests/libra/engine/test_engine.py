@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from libra.cache.policy import CachePolicy
@@ -77,6 +77,7 @@ def check_passing(sequences: list[Sequence], max_pass_s: float) -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+@example(seed=0, size="tight", link="slow", gap_s=0.005, max_num_seqs=2, budget=5, max_pass_s=1.0)
 @settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 10**6),
@@ -115,13 +116,13 @@ def differences(jumping: RunResult, stepping: RunResult) -> list[str]:
 @pytest.mark.parametrize("size", ["tight", "tight HBM", "roomy"])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_jumping_equals_stepping_exactly(name: str, size: str) -> None:
-    for seed, (link, options) in enumerate(
-        [("fast", {}), ("even", {"max_num_seqs": 3}), ("slow", {"max_num_batched_tokens": 7})]
-    ):
+    cases = [("fast", {}, 1.0), ("even", {"max_num_seqs": 3}, 0.1), ("slow", {"max_num_batched_tokens": 7}, 0.2)]
+    for seed, (link, options, max_pass_s) in enumerate(cases):
+        policy = replace(VARIANTS[name], max_pass_s=max_pass_s)
         load = session_load(30, ADAPTERS, seed, mean_gap_s=0.03 + 0.1 * seed)
         runs, evictions, steps = [], [], []
         for jump in (True, False):
-            engine = engine_for(VARIANTS[name], size, link, jump=jump, **options)
+            engine = engine_for(policy, size, link, jump=jump, **options)
             engine.manager.memory.evictions = []
             calls = count_calls(engine)
             runs.append(replay(engine, load))

@@ -65,9 +65,8 @@ def test_presets_have_as_many_weights_as_their_names_say(name: str, billions: fl
 
 def test_presets_of_the_issue_are_there() -> None:
     assert set(DEVICES) == {"h800", "h200", "a100-80g", "a10"}
-    assert [MODELS[name].default_tensor_parallel for name in ("llama2-7b", "llama3-8b", "llama2-34b", "llama3-70b")] == [
-        1, 1, 4, 8,
-    ]  # fmt: skip
+    gpus = {"llama2-7b": 1, "llama3-8b": 1, "llama2-34b": 4, "llama3-70b": 8}
+    assert {name: MODELS[name].default_tensor_parallel for name in MODELS} == gpus
 
 
 def test_an_unknown_preset_suggests_the_nearest() -> None:
