@@ -1,16 +1,16 @@
 """The command as a user runs it: what it prints, what it writes, what it refuses and how."""
 
+import itertools
 import json
-import os
-import signal
+import math
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from bench.cli import main
+from libra.engine.engine import Engine
 from libra.request import Request, Segment
 from workloads.demand import Demand
 from workloads.registry import WORKLOADS
@@ -110,20 +110,20 @@ def test_a_request_longer_than_the_pool_is_counted_as_rejected(
     assert figures["completed"] == len(trace.requests)
 
 
-def test_an_interrupted_run_keeps_its_rows_and_says_so(tmp_path: Path) -> None:
+def test_an_interrupted_run_keeps_its_rows_and_says_so(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, calls = Engine.step, itertools.count()
+
+    def interrupted_step(engine: Engine, next_arrival_s: float = math.inf) -> bool:
+        if next(calls) == 2000:
+            raise KeyboardInterrupt
+        return step(engine, next_arrival_s)
+
+    monkeypatch.setattr(Engine, "step", interrupted_step)
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "bench.cli", "bench", "--workload", "chatbot", "--policy", "fastlibra"]
-    process = subprocess.Popen(
-        [*command, "--duration", "36000", "--disable-tqdm", "--out", str(out)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"COLUMNS": "100"},
-    )
-    time.sleep(6)
-    process.send_signal(signal.SIGINT)
-    stdout, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
+    code, stdout, _ = run(capsys, *SHORT, "--policy", "fastlibra,lru,vllm", "--out", str(out))
+    assert code == 130
     assert json.loads(stdout.splitlines()[-1])["partial"] is True
     assert json.loads((out / "meta.json").read_text())["partial"] is True
     assert len((out / "rows.csv").read_text().splitlines()) > 10

@@ -47,10 +47,10 @@ def slow_profile(model: ModelSpec) -> Profile:
     return datasheet_profile(DEVICES["a10"], model, 1).with_link(2e7)
 
 
-def sizes_for(store: AdapterStore, model: ModelSpec, host_blocks: int) -> CacheSizes:
-    """Room for about two adapters and two requests: everything else is swapped."""
+def sizes_for(store: AdapterStore, model: ModelSpec, policy: CachePolicy, host_blocks: int) -> CacheSizes:
+    """Room for about two adapters and two requests, or for one slot and two requests: everything else is swapped."""
     largest = max(spec.num_blocks(model, BLOCK_TOKENS) for spec in store.values())
-    return CacheSizes(2 * largest + 26, host_blocks)
+    return CacheSizes(2 * largest + (26 if policy.adapter_share is None else 8), host_blocks)
 
 
 def tightened(policy: CachePolicy) -> CachePolicy:
@@ -83,7 +83,7 @@ def sessions(store: AdapterStore, num_sessions: int, seed: int) -> list[Request]
 def test_real_engine_evicts_what_the_simulator_evicts(name: str, network: LlamaModel, store: AdapterStore) -> None:
     policy, model = tightened(VARIANTS[name]), network.spec
     config = EngineConfig(block_tokens=BLOCK_TOKENS, max_num_batched_tokens=64)
-    sizes = sizes_for(store, model, host_blocks=150)
+    sizes = sizes_for(store, model, policy, host_blocks=150)
     profile = slow_profile(model)
     requests = sessions(store, 10, seed=1)
     simulated = build_simulated_engine(policy, model, list(store.values()), sizes, profile, config)
@@ -133,7 +133,7 @@ def test_tokens_are_those_of_peft_under_every_policy(
 ) -> None:
     policy, model = tightened(VARIANTS[name]), network.spec
     config = EngineConfig(block_tokens=BLOCK_TOKENS, max_num_batched_tokens=48)
-    sizes = sizes_for(store, model, host_blocks=120)
+    sizes = sizes_for(store, model, policy, host_blocks=120)
     engine = build_cpu_engine(policy, network, store, list(store), sizes, config, pace=slow_profile(model))
     for turn in range(2):
         submitted: list[tuple[Sequence, list[int]]] = []
@@ -161,7 +161,7 @@ def run_until_idle(engine: Engine) -> None:
 def test_wall_clock_run_finishes_every_request(network: LlamaModel, store: AdapterStore) -> None:
     policy = POLICIES["fastlibra"]
     config = EngineConfig(block_tokens=BLOCK_TOKENS)
-    sizes = sizes_for(store, network.spec, host_blocks=150)
+    sizes = sizes_for(store, network.spec, policy, host_blocks=150)
     engine = build_cpu_engine(policy, network, store, list(store), sizes, config)
     requests = sessions(store, 8, seed=2)
     try:
