@@ -138,11 +138,10 @@ class CacheManager:
         On ADMITTED its block table covers all known tokens and ``num_computed`` the reused ones. On SAVING, eviction
         is under way and the blocks are claimed: ask again. On NO_ROOM nothing has changed.
         """
-        self.release_claim(sequence)
+        had_claim = self.release_claim(sequence)
         memory, tree = self.memory, self.memory.tree
         if self.policy.admission == "with_outputs" and not self._outputs_fit(sequence):
-            self.refusals[sequence] = (KV, memory.version(KV))
-            return Admission.NO_ROOM
+            return self._refuse(sequence, KV, had_claim)
         plan = self._plan(sequence)
         path = np.array([plan.adapter_node, *plan.path], dtype=np.intp)
         tree.pin(path)
@@ -153,8 +152,7 @@ class CacheManager:
         for kind in kinds:
             if needed[kind] > memory.obtainable_blocks(kind) - memory.pooled(kept, kind):
                 tree.unpin(path)
-                self.refusals[sequence] = (kind, memory.version(kind))
-                return Admission.NO_ROOM
+                return self._refuse(sequence, kind, had_claim)
         memory.rescue(path)
         for kind in kinds:
             shortage = needed[kind] - memory.soon_free_blocks(kind)
@@ -219,14 +217,22 @@ class CacheManager:
         for kind in KINDS:
             self.memory.reserved[kind] += needed[kind]
 
-    def release_claim(self, sequence: Sequence) -> None:
-        """Gives back what ``sequence`` has claimed, if anything."""
+    def _refuse(self, sequence: Sequence, kind: Kind, had_claim: bool) -> Admission:
+        """Notes what ``sequence`` lacks. Others may have use for what it has claimed until now."""
+        if had_claim:
+            self.memory.note_room()
+        self.refusals[sequence] = (kind, self.memory.version(kind))
+        return Admission.NO_ROOM
+
+    def release_claim(self, sequence: Sequence) -> bool:
+        """Gives back what ``sequence`` has claimed; False when that is nothing."""
         claim = self.claims.pop(sequence, None)
         if claim is None:
-            return
+            return False
         self.memory.tree.unpin(np.array(claim.pinned, dtype=np.intp))
         for kind in KINDS:
             self.memory.reserved[kind] -= claim.blocks[kind]
+        return True
 
     def _take(self, sequence: Sequence, plan: Plan) -> None:
         memory, tree, now_s = self.memory, self.memory.tree, self.memory.clock.now()

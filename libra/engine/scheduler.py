@@ -169,9 +169,8 @@ class Scheduler:
         behind = [other for other in self.manager.claims if other is not sequence and other not in ahead]
         for other in behind:
             self.manager.release_claim(other)
-            self.manager.refusals.pop(other, None)
         if behind:
-            self.manager.refusals.pop(sequence, None)
+            self.manager.memory.note_room()
 
     def _try_admit(self, sequence: Sequence) -> bool:
         now_s = self.manager.memory.clock.now()

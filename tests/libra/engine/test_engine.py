@@ -102,6 +102,16 @@ def test_every_request_finishes_and_its_record_adds_up(
     check_passing(sequences, max_pass_s)
 
 
+def test_room_that_a_lost_claim_gives_back_is_offered_to_those_ahead() -> None:
+    """A request claims blocks and pins its adapter, then is refused on asking again: the one ahead needs that slot."""
+    config = EngineConfig(block_tokens=BLOCK_TOKENS, max_num_batched_tokens=5)
+    policy = replace(VARIANTS["vllm-offload"], max_pass_s=0.1)
+    engine = build_engine(policy, 24, 14, SPECS, config, PROFILE.with_link(PROFILE.link_bytes_per_s / 10))
+    load = session_load(80, [*ADAPTERS, "a0"], seed=1, mean_gap_s=0.01)
+    sequences = drive(engine, load, limit_s=60.0)
+    assert {s.state for s in sequences} <= {SequenceState.FINISHED, SequenceState.REJECTED}
+
+
 # ---- jumping -------------------------------------------------------------------------------------------------------
 
 
