@@ -56,7 +56,8 @@ def log_recency(idle_s: npt.NDArray[np.float64], tau_s: float) -> Scores:
 
 @dataclass(frozen=True)
 class CostModel(Ranker):
-    """Eq. 6: adapter_eval * cost * visits * recency, as a sum of logs.
+    """Eq. 6: adapter_eval * cost * visits * recency, as a sum of logs. Eq. 4 counts adapters in HBM, so it has no say
+    over what leaves host memory.
 
     ``tau_s`` and the Eq. 4 reading are not fixed by the paper; results/tuning/ holds the measurements behind the
     defaults. The four switches are the paper's ablations WOL, WOC, WOV and WOU.
@@ -85,7 +86,7 @@ class CostModel(Ranker):
             scores += tree.log_visits_at(nodes, context.now_s)
         if self.use_recency:
             scores += log_recency(context.now_s - tree.last_use[nodes], self.tau_s)
-        if self.use_adapter_eval:
+        if self.use_adapter_eval and context.tier == "hbm":
             scores += log_adapter_eval(
                 self.eq4, tree.is_adapter[nodes], context.swap, context.adapters_in_hbm, context.low_lora
             )

@@ -7,7 +7,7 @@ A private block moves to the path when it is full and enters the tree (``commit`
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import islice
 
 import numpy as np
@@ -33,18 +33,14 @@ class CacheManager:
         model: ModelSpec,
         adapters: list[AdapterSpec],
         block_tokens: int,
-        recompute_price: Callable[[int], float],
     ) -> None:
-        """``recompute_price``: seconds of delay that computing so many prompt tokens causes now, over all requests.
-
-        Registers ``adapters`` in host memory as far as it has room, the rest on disk.
+        """Registers ``adapters`` in host memory as far as it has room, the rest on disk.
 
         Raises LibraError when a static share cannot hold one slot, naming the smallest share that works.
         """
         self.memory = memory
         self.policy: CachePolicy = memory.policy
         self.block_tokens = block_tokens
-        self._recompute_price = recompute_price
         self._kv_bytes = model.block_bytes(block_tokens)
         # Evicted at a time for running sequences: one by one, each would wait for a save of its own.
         self._growth_blocks = max(1, min(SAVE_CHUNK_BLOCKS, memory.region(KV).num_blocks // 256))
@@ -205,7 +201,7 @@ class CacheManager:
         if self.policy.reload == "always":
             return True
         seconds = self.memory.link.queue_seconds(Direction.IN, num_blocks * self._kv_bytes)
-        return seconds <= self._recompute_price(recomputed_blocks * self.block_tokens)
+        return seconds <= self.memory.recompute_price(recomputed_blocks)
 
     def _claim(self, sequence: Sequence, path: Indices, needed: list[int]) -> None:
         """Keeps ``needed`` blocks and the leading HBM part of the pinned ``path`` for ``sequence``; unpins the rest."""
@@ -238,6 +234,12 @@ class CacheManager:
         memory, tree, now_s = self.memory, self.memory.tree, self.memory.clock.now()
         nodes = np.array([plan.adapter_node, *plan.path], dtype=np.intp)
         self._note_hits(nodes)
+        if sequence.record.admitted_s is None:
+            self._note_use(nodes, now_s)
+            memory.demand.note_request(None if sequence.adapter_id is None else plan.adapter_node, now_s)
+        else:
+            # Back after a preemption: nothing new has been asked for.
+            tree.touch(nodes, now_s, visits=0)
         hbm_hits = sum(1 for node in plan.path if tree.hbm[node] == PRESENT)
         memory.load(plan.loads, Priority.DEMAND)
         private = memory.region(KV).allocate(plan.new_blocks, RUNNING)
@@ -259,12 +261,6 @@ class CacheManager:
         sequence.adapter_blocks = tree.hbm_blocks[plan.adapter_node]
         sequence.adapter_generation = memory.generations.get(plan.adapter_node, 0)
         sequence.num_computed = len(plan.path) * self.block_tokens
-        if sequence.record.admitted_s is None:
-            self._note_use(nodes, now_s)
-            memory.demand.note_request(None if sequence.adapter_id is None else plan.adapter_node, now_s)
-        else:
-            # Back after a preemption: nothing new has been asked for.
-            tree.touch(nodes, now_s, visits=0)
 
     def _note_hits(self, nodes: Indices) -> None:
         tree = self.memory.tree
@@ -276,7 +272,7 @@ class CacheManager:
         tree = self.memory.tree
         visited = nodes if self.policy.visit_scope == "path" else nodes[-1:]
         tree.touch(visited, now_s, visits=1)
-        self.memory.ranker.on_use(tree, visited, now_s)
+        self.memory.ranker.on_hit(tree, visited, now_s)
 
     # ---- while it runs ---------------------------------------------------------------------------------------------
 
@@ -284,6 +280,13 @@ class CacheManager:
         """Whether a KV block will come free without preempting anyone: by a save in flight or one still to start."""
         tree, memory = self.memory.tree, self.memory
         return memory.pooled(tree.leaving_blocks, KV) + memory.pooled(tree.evictable_blocks, KV) > 0
+
+    def can_grow(self) -> bool:
+        """Whether ``grow`` would take a block, or start to evict for one, if it were asked now."""
+        memory = self.memory
+        coming = memory.pooled(memory.tree.leaving_blocks, KV)
+        evictable = memory.pooled(memory.tree.evictable_blocks, KV)
+        return memory.region(KV).num_free > 0 or (coming == 0 and evictable > 0)
 
     def _has_room(self, sequence: Sequence) -> bool:
         return sequence.num_computed < len(sequence.block_table) * self.block_tokens
@@ -297,11 +300,11 @@ class CacheManager:
         if self._has_room(sequence):
             return True
         region = self.memory.region(KV)
+        if not self.can_grow():
+            return False
         if region.num_free == 0:
-            coming = self.memory.pooled(self.memory.tree.leaving_blocks, KV)
             evictable = self.memory.pooled(self.memory.tree.evictable_blocks, KV)
-            if coming == 0 and evictable > 0:
-                self.memory.evict(KV, min(evictable, self._growth_blocks))
+            self.memory.evict(KV, min(evictable, self._growth_blocks))
             if region.num_free == 0:
                 return False
         sequence.block_table += region.allocate(1, RUNNING)
@@ -339,7 +342,7 @@ class CacheManager:
             owners[block] = node
         holding.path += nodes.tolist()
         holding.num_private -= taken
-        self.memory.ranker.on_use(tree, nodes, now_s)
+        self.memory.ranker.on_insert(tree, nodes, now_s)
 
     def _join(self, sequence: Sequence, holding: Holding, node: int, position: int) -> bool:
         """Meets a node that exists already: shares its block, or lends it this copy when HBM has none.
@@ -358,6 +361,7 @@ class CacheManager:
             tree.hbm_blocks[node] = [own]
             memory.region(KV).assign([own], node)
             tree.move(as_array, PRESENT)
+            memory.ranker.on_enter(tree, as_array, memory.clock.now(), prefetched=False)
         else:
             return False
         tree.pin(as_array)

@@ -4,12 +4,13 @@
 transfers; the policy only ranks. Who asks is above it: the cache manager for requests, the swapper for watermarks.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
 
-from libra.cache.policy import CachePolicy, Indices, RankingContext, Swap
+from libra.cache.policy import CachePolicy, Indices, RankingContext, Swap, Tier
 from libra.cache.pool import BlockTier, Region
 from libra.cache.tree import ABSENT, LEAVING, LOADING, PRESENT, ROOT, SAVING, DependencyTree
 from libra.cache.usage import DemandWindow
@@ -55,7 +56,10 @@ class CacheMemory:
         clock: Clock,
         block_bytes: int,
         interval_s: float,
+        recompute_price: Callable[[int], float],
     ) -> None:
+        """``recompute_price``: seconds of delay, over all requests, that computing so many KV blocks again causes
+        now. ``interval_s``: how long a ranking is good for."""
         self.policy = policy
         self.ranker = policy.ranker.fresh()
         self.tree = DependencyTree(policy.visit_half_life_s)
@@ -63,6 +67,7 @@ class CacheMemory:
         self.hbm, self.host, self.link, self.clock = hbm, host, link, clock
         self.block_bytes = block_bytes
         self.interval_s = interval_s
+        self.recompute_price = recompute_price
         self.reserved = [0, 0]
         self.versions = [0, 0]
         self.counters = CacheCounters()
@@ -104,15 +109,17 @@ class CacheMemory:
         for kind in KINDS:
             self.versions[kind] += 1
 
-    def context(self, swap: Swap) -> RankingContext:
+    def context(self, swap: Swap, tier: Tier = "hbm") -> RankingContext:
         now_s = self.clock.now()
         return RankingContext(
             now_s=now_s,
             swap=swap,
+            tier=tier,
             adapters_in_hbm=self.tree.adapters_in_hbm,
             low_lora=self.demand.low_lora(now_s) if self.ranker.depends_on_adapter_count else 0.0,
             link_bytes_per_s=self.link.bytes_per_s(Direction.IN),
-            block_bytes=self.block_bytes,
+            disk_bytes_per_s=self.link.bytes_per_s(Direction.DISK),
+            recompute_s_per_block=self.recompute_price(1),
         )
 
     # ---- leaving HBM -----------------------------------------------------------------------------------------------
@@ -211,8 +218,9 @@ class CacheMemory:
 
     def _forget_kv(self, nodes: Indices) -> None:
         self.counters.dropped_kv_blocks += len(nodes)
-        for node in nodes.tolist():
-            self.tree.remove_if_gone(node)
+        removed = [gone for node in nodes.tolist() for gone in self.tree.remove_if_gone(node)]
+        if removed:
+            self.ranker.on_forget(self.tree, np.array(removed, dtype=np.intp), self.clock.now())
 
     def _save(self, nodes: list[int], priority: Priority) -> None:
         """Copies ``nodes``, whose host blocks are taken, to host memory."""
@@ -242,6 +250,7 @@ class CacheMemory:
         leaving = nodes[self.tree.hbm[nodes] == LEAVING]
         if len(leaving):
             self.tree.move(leaving, PRESENT)
+            self.ranker.on_enter(self.tree, leaving, self.clock.now(), prefetched=False)
             self.note_room()  # who waits for these saves must evict others instead
 
     # ---- the host tier ---------------------------------------------------------------------------------------------
@@ -274,7 +283,7 @@ class CacheMemory:
         tree = self.tree
         nodes = np.flatnonzero((tree.host == PRESENT) & ~(tree.is_adapter & (tree.hbm != ABSENT)))
         second_copy = tree.hbm[nodes] == PRESENT
-        scores = self.ranker.score(tree, nodes, self.context("out"))
+        scores = self.ranker.score(tree, nodes, self.context("out", "host"))
         span = float(np.ptp(scores)) + 1.0 if len(nodes) else 1.0
         scores = scores + span * tree.is_adapter[nodes] - span * second_copy
         second_copies = set(nodes[second_copy].tolist())
@@ -316,7 +325,9 @@ class CacheMemory:
             tree.hbm_blocks[node] = self.region(ADAPTER).allocate(int(tree.size[node]), node)
         for node in blocks:
             tree.hbm_blocks[node] = self.region(KV).allocate(1, node)
-        tree.move(np.array(nodes, dtype=np.intp), LOADING)
+        entering = np.array(nodes, dtype=np.intp)
+        tree.move(entering, LOADING)
+        self.ranker.on_enter(tree, entering, self.clock.now(), priority is Priority.PREFETCH)
         for node in adapters:
             self.generations[node] = self.generations.get(node, 0) + 1
             self.counters.adapter_in_bytes += int(tree.num_bytes[node])

@@ -20,30 +20,35 @@ if TYPE_CHECKING:
 Scores = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 Swap = Literal["out", "in"]
+Tier = Literal["hbm", "host"]
 
 
 @dataclass(frozen=True, slots=True)
 class RankingContext:
     """What a ranker may know beside the nodes.
 
-    ``now_s``: the clock. ``swap``: the decision the scores are for. ``adapters_in_hbm``: adapters resident or loading.
-    ``low_lora``: Eq. 3, the adapters expected to be needed. ``link_bytes_per_s``: host link bandwidth.
-    ``block_bytes``: size of a block.
+    ``now_s``: the clock. ``swap`` and ``tier``: the decision the scores are for, out of or into that tier.
+    ``adapters_in_hbm``: adapters resident or loading. ``low_lora``: Eq. 3, the adapters expected to be needed.
+    ``link_bytes_per_s``, ``disk_bytes_per_s``: how fast a node comes back from host memory, and an adapter from disk.
+    ``recompute_s_per_block``: delay, over all requests, of computing one KV block again.
     """
 
     now_s: float
     swap: Swap
+    tier: Tier
     adapters_in_hbm: int
     low_lora: float
     link_bytes_per_s: float
-    block_bytes: int
+    disk_bytes_per_s: float
+    recompute_s_per_block: float
 
 
 class Ranker(ABC):
     """Scores nodes, higher = keep (or bring back first). Vectorised: one call scores every candidate.
 
-    Ties fall to the deeper node, then to the lower node index. A ranker may keep state of its own; each cache gets a
-    ``fresh`` copy, and ``on_use`` tells it of every match and insertion.
+    Ties fall to the deeper node, then to the lower node index. A ranker may keep state of its own, by node index or by
+    label (``tree.labels``, the same for the same text and adapter whenever it comes back): each cache gets a ``fresh``
+    copy, and the ``on_`` methods tell it what happens to nodes. A node's index is reused after ``on_forget``.
     """
 
     # Whether scores change when an adapter enters or leaves HBM: the swapper then ranks anew after each (paper, 0.1).
@@ -57,12 +62,26 @@ class Ranker(ABC):
         """A copy for one cache, so that no state is shared between runs."""
         return deepcopy(self)
 
-    def on_use(self, tree: "DependencyTree", nodes: Indices, now_s: float) -> None:
-        """Called after ``nodes`` were generated or matched at ``now_s``; the tree's columns are already updated."""
+    def on_hit(self, tree: "DependencyTree", nodes: Indices, now_s: float) -> None:
+        """Called when a request is admitted, with its adapter and the KV it reuses, wherever they are, root first;
+        the tree's columns are already updated."""
+        return
+
+    def on_insert(self, tree: "DependencyTree", nodes: Indices, now_s: float) -> None:
+        """Called when KV has been computed: new nodes in HBM."""
+        return
+
+    def on_enter(self, tree: "DependencyTree", nodes: Indices, now_s: float, prefetched: bool) -> None:
+        """Called when nodes that were not in HBM come back: by a load that begins, ahead of need or on demand, by a
+        running request that computed them again, or because their eviction is taken back."""
         return
 
     def on_leave(self, tree: "DependencyTree", nodes: Indices, now_s: float) -> None:
         """Called when ``nodes`` have been chosen to leave HBM."""
+        return
+
+    def on_forget(self, tree: "DependencyTree", nodes: Indices, now_s: float) -> None:
+        """Called when KV nodes are gone from both tiers and from the tree; their labels can still be read."""
         return
 
 

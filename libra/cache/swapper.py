@@ -46,18 +46,21 @@ class Swapper:
     def _prefetch(self, kind: Kind, room: int) -> None:
         """Brings in host nodes whose parent is in HBM, best first, within ``room`` blocks and one interval's link time.
 
-        Adapters in HBM are counted anew after each adapter that comes.
+        What is still on its way from earlier ticks takes its part of that time. A node that is larger than an interval
+        comes when nothing else is on its way. Adapters in HBM are counted anew after each adapter that comes.
         """
         memory, tree = self.memory, self.memory.tree
-        budget = memory.link.bytes_per_s(Direction.IN) * self.config.tick_s
-        while nodes := self._best_on_host(kind, room, budget):
+        on_its_way = int(tree.num_bytes[(tree.hbm == LOADING) & tree.prefetched].sum())
+        budget = memory.link.bytes_per_s(Direction.IN) * self.config.tick_s - on_its_way
+        while nodes := self._best_on_host(kind, room, budget, link_is_idle=on_its_way == 0):
             memory.load(nodes, Priority.PREFETCH)
             room -= int(tree.size[nodes].sum())
+            on_its_way += int(tree.num_bytes[nodes].sum())
             budget -= int(tree.num_bytes[nodes].sum())
             if not tree.is_adapter[nodes[-1]]:
                 return
 
-    def _best_on_host(self, kind: Kind, room: int, budget: float) -> list[int]:
+    def _best_on_host(self, kind: Kind, room: int, budget: float, link_is_idle: bool) -> list[int]:
         """What to bring in within ``room`` blocks and ``budget`` bytes, in order; ends with the first adapter."""
         memory, tree = self.memory, self.memory.tree
         on_host = (tree.host == PRESENT) & (tree.hbm == ABSENT) & tree.in_use
@@ -70,7 +73,7 @@ class Swapper:
         chosen: list[int] = []
         while room > 0 and (node := order.next_arrival()) is not None:
             size, num_bytes = int(tree.size[node]), int(tree.num_bytes[node])
-            if num_bytes > budget:
+            if num_bytes > budget and (chosen or not link_is_idle):
                 break
             if size > room:
                 continue

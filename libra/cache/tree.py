@@ -6,12 +6,12 @@ Where a node's data is takes two columns, since HBM and host memory can hold a c
     hbm    ABSENT -> LOADING -> PRESENT -> LEAVING -> ABSENT    LEAVING: evicted, its save is still in flight
     host   ABSENT -> SAVING  -> PRESENT -> ABSENT
 
-An adapter with neither copy is on disk; a KV node with neither is gone, and stays in the tree only while it has
-children (which happens only without the dependency rule).
+An adapter with neither copy is on disk. A KV node with neither is gone; it stays in the tree only while it has children
+(without the dependency rule, or while a child's save is still in flight).
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import Enum
 
 import numpy as np
@@ -184,17 +184,21 @@ class DependencyTree:
         usable[1:] &= self.parent[nodes[1:]] == nodes[:-1]
         return nodes if usable.all() else nodes[: int(usable.argmin())]
 
-    def remove_if_gone(self, node: int) -> None:
-        """Deletes a KV node that holds nothing and has no children, then its parent on the same terms."""
+    def remove_if_gone(self, node: int) -> list[int]:
+        """Deletes a KV node that holds nothing and has no children, then its parent on the same terms; returns those
+        deleted."""
+        removed: list[int] = []
         while self.in_use[node] and not self.is_adapter[node]:
             if self.hbm[node] != ABSENT or self.host[node] != ABSENT or self.children[node] or self.pins[node]:
-                return
+                break
             parent = int(self.parent[node])
             del self._index[self.labels[node]]
             self.in_use[node] = False
             self._free_nodes.append(node)
             self.children[parent] -= 1
+            removed.append(node)
             node = parent
+        return removed
 
     def _new_nodes(self, count: int) -> list[int]:
         while len(self._free_nodes) < count:
@@ -272,9 +276,6 @@ class DependencyTree:
 
     # ---- views -----------------------------------------------------------------------------------------------------
 
-    def nodes_where(self, mask: Mask) -> Indices:
-        return np.flatnonzero(mask)
-
     def unpinned_in_hbm(self) -> Mask:
         """Mask of the nodes that eviction may come to, leaves or not."""
         mask: Mask = (self.hbm == PRESENT) & (self.pins == 0) & (self.size > 0)
@@ -296,10 +297,6 @@ class DependencyTree:
             usable &= usable[ancestor]
             ancestor = ancestor[ancestor]
         return usable
-
-    def children_of(self, node: int) -> Iterable[int]:
-        """Children of ``node``. A scan of the column: for checks and prefetch, not for hot paths."""
-        return np.flatnonzero((self.parent == node) & self.in_use).tolist()
 
     def check(self, dependency: bool) -> None:
         """Proves the tree's invariants (design, section 4). Raises AssertionError naming the node."""

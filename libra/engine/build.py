@@ -73,13 +73,13 @@ def build_manager(
     host = BlockTier("host", sizes.host_blocks)
     interval_s = config.tick_s if policy.swapper is None else policy.swapper.tick_s
     block_bytes = model.block_bytes(config.block_tokens)
-    memory = CacheMemory(policy, hbm, host, link, clock, block_bytes, interval_s)
 
-    def recompute_price(num_tokens: int) -> float:
+    def recompute_price(num_blocks: int) -> float:
         # Recomputing delays this request and everyone else in the batch; a load delays this request alone.
-        return executor.prefill_seconds(num_tokens) * (1 + len(manager.holdings))
+        return executor.prefill_seconds(num_blocks * config.block_tokens) * (1 + len(manager.holdings))
 
-    manager = CacheManager(memory, model, adapters, config.block_tokens, recompute_price)
+    memory = CacheMemory(policy, hbm, host, link, clock, block_bytes, interval_s, recompute_price)
+    manager = CacheManager(memory, model, adapters, config.block_tokens)
     return manager
 
 

@@ -7,7 +7,6 @@ from itertools import islice
 
 from libra.cache.holding import Admission
 from libra.cache.manager import CacheManager
-from libra.cache.memory import KV
 from libra.engine.config import EngineConfig
 from libra.engine.executor import PrefillChunk, StepBatch
 from libra.engine.sequence import Sequence, SequenceState
@@ -47,10 +46,9 @@ class Scheduler:
 
     def is_settled(self, batch: StepBatch) -> bool:
         """Whether the step after ``batch`` is the same unless something happens before: nobody can be admitted, and no
-        running sequence sits out for want of a block that has come free since."""
+        running sequence sits out for want of a block that can be had since."""
         sitting_out = len(self.running) - len(batch.decode) - len(batch.prefill)
-        block_is_free = self.manager.memory.region(KV).num_free > 0
-        return not self._may_admit() and not (sitting_out and block_is_free)
+        return not self._may_admit() and not (sitting_out and self.manager.can_grow())
 
     # ---- running sequences -----------------------------------------------------------------------------------------
 

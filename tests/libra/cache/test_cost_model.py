@@ -19,7 +19,7 @@ HALF_LIFE_S = 60.0
 
 
 def context(now_s: float = 0.0, swap: Swap = "out", adapters_in_hbm: int = 10, low: float = 20.0) -> RankingContext:
-    return RankingContext(now_s, swap, adapters_in_hbm, low, link_bytes_per_s=4e9, block_bytes=1 << 22)
+    return RankingContext(now_s, swap, "hbm", adapters_in_hbm, low, 4e9, 1e9, recompute_s_per_block=0.001)
 
 
 def one_adapter_one_block(adapter_bytes: int = 27 << 22, kv_bytes: int = 1 << 22) -> tuple[DependencyTree, int, int]:

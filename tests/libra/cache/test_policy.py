@@ -13,9 +13,10 @@ from libra.cache.fastlibra import FASTLIBRA
 from libra.cache.policy import CachePolicy, Ranker, RankingContext, Scores, SwapperConfig
 from libra.cache.rankers import KvBeforeAdapters, LeastRecentlyUsed
 from libra.cache.tree import DependencyTree
+from libra.engine.link import Priority
 from libra.errors import LibraError
 from libra.spec import AdapterSpec
-from tests.libra.builders import adapters, build_cache
+from tests.libra.builders import Cache, adapters, build_cache, request, serve
 
 # ---- values --------------------------------------------------------------------------------------------------------
 
@@ -91,7 +92,7 @@ def two_kinds() -> tuple[DependencyTree, int, int]:
     return tree, adapter, block
 
 
-CONTEXT = RankingContext(9.0, "out", 1, 1.0, 1e9, 1024)
+CONTEXT = RankingContext(9.0, "out", "hbm", 1, 1.0, 1e9, 1e9, 0.001)
 
 
 def test_lru_ranks_by_last_use_whatever_the_kind() -> None:
@@ -109,8 +110,7 @@ class Recorder(Ranker):
     """Notes what it is told."""
 
     def __init__(self) -> None:
-        self.used: list[tuple[list[int], float]] = []
-        self.left: list[int] = []
+        self.events: list[tuple[str, list[int]]] = []
 
     def fresh(self) -> "Recorder":
         return self
@@ -118,27 +118,72 @@ class Recorder(Ranker):
     def score(self, tree: DependencyTree, nodes: Any, context: RankingContext) -> Scores:
         return tree.last_use[nodes]
 
-    def on_use(self, tree: DependencyTree, nodes: Any, now_s: float) -> None:
-        self.used.append((nodes.tolist(), now_s))
+    def on_hit(self, tree: DependencyTree, nodes: Any, now_s: float) -> None:
+        self.events.append(("hit", nodes.tolist()))
+
+    def on_insert(self, tree: DependencyTree, nodes: Any, now_s: float) -> None:
+        self.events.append(("insert", nodes.tolist()))
+
+    def on_enter(self, tree: DependencyTree, nodes: Any, now_s: float, prefetched: bool) -> None:
+        self.events.append(("prefetch" if prefetched else "enter", nodes.tolist()))
 
     def on_leave(self, tree: DependencyTree, nodes: Any, now_s: float) -> None:
-        self.left += nodes.tolist()
+        self.events.append(("leave", nodes.tolist()))
+
+    def on_forget(self, tree: DependencyTree, nodes: Any, now_s: float) -> None:
+        self.events.append(("forget", nodes.tolist()))
+
+
+def recorded_cache(**options: Any) -> tuple[Cache, list[tuple[str, list[int]]]]:
+    ranker = Recorder()
+    policy = replace(FASTLIBRA, ranker=ranker, swapper=None, **options)
+    return build_cache(policy, specs=adapters(1)), ranker.events
 
 
 @pytest.mark.parametrize(("scope", "visited"), [("path", 3), ("last", 1)])
-def test_a_ranker_hears_of_every_match_insertion_and_departure(scope: Any, visited: int) -> None:
-    from tests.libra.builders import request, serve
-
-    ranker = Recorder()
-    cache = build_cache(replace(FASTLIBRA, ranker=ranker, visit_scope=scope, swapper=None), specs=adapters(1))
+def test_a_ranker_hears_of_every_match_and_insertion(scope: Any, visited: int) -> None:
+    cache, events = recorded_cache(visit_scope=scope)
     serve(cache, request(0, range(8), [1], "a0"))
-    inserted = [nodes for nodes, _ in ranker.used if len(nodes) == 2]
-    assert len(inserted) == 1
-    ranker.used.clear()
+    adapter = cache.manager.adapter_node("a0")
+    blocks = events[-1][1]
+    assert events == [("hit", [adapter]), ("enter", [adapter]), ("insert", blocks)]
+    assert len(blocks) == 2
+    events.clear()
     serve(cache, request(1, [*range(8), 9], [1], "a0"))
-    assert len(ranker.used[0][0]) == visited  # the adapter and two blocks, or the last block alone
+    assert events == [("hit", [adapter, *blocks][-visited:])]
+
+
+def test_a_ranker_hears_of_every_way_out_of_hbm_and_back() -> None:
+    cache, events = recorded_cache()
+    serve(cache, request(0, range(8), [1], None))
+    first, second = blocks = events[-1][1]
+    events.clear()
     cache.memory.evict(0, 1)
-    assert ranker.left == [inserted[0][1]]
+    cache.memory.rescue(np.array(blocks))  # its save has not ended
+    cache.memory.evict(0, 2)
+    cache.settle()
+    cache.memory.load([first], Priority.PREFETCH)
+    cache.settle()
+    assert events == [("leave", [second]), ("enter", [second]), ("leave", [second, first]), ("prefetch", [first])]
+
+
+def test_a_ranker_hears_when_kv_is_forgotten() -> None:
+    cache, events = recorded_cache(host_kv_tier=False)
+    serve(cache, request(0, range(8), [1], None))
+    first, second = events[-1][1]
+    events.clear()
+    cache.memory.evict(0, 2)
+    assert events[0] == ("leave", [second, first])
+    assert [node for name, nodes in events[1:] if name == "forget" for node in nodes] == [second, first]
+
+
+def test_scores_for_host_memory_are_asked_as_such() -> None:
+    cache, _ = recorded_cache()
+    assert cache.memory.context("out").tier == "hbm"
+    host = cache.memory.context("out", "host")
+    assert (host.tier, host.swap) == ("host", "out")
+    assert host.link_bytes_per_s > host.disk_bytes_per_s > 0
+    assert host.recompute_s_per_block > 0
 
 
 # ---- policies from a user's file -----------------------------------------------------------------------------------

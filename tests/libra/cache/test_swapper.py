@@ -106,6 +106,31 @@ def test_prefetch_is_bounded_by_what_the_link_moves_in_an_interval() -> None:
     assert moved == [5, 5, 2]
 
 
+def test_prefetches_still_on_their_way_take_their_part_of_the_interval() -> None:
+    slow = replace(RATES, link_bytes_per_s=RATES.link_bytes_per_s / 20)  # 5 blocks in 100 ms
+    cache = build_cache(POLICY, hbm_blocks=40, specs=[], rates=slow)
+    on_host(cache, 1, 12)
+    cache.manager.tick(1)
+    cache.pass_time(0.06)
+    before = cache.memory.counters.prefetch_in_bytes
+    cache.manager.tick(1)
+    assert cache.memory.counters.prefetch_in_bytes == before  # one transfer of five blocks has not ended
+    cache.settle()
+    cache.manager.tick(1)
+    assert cache.memory.counters.prefetch_in_bytes > before
+
+
+def test_what_takes_longer_than_an_interval_comes_alone() -> None:
+    slow = replace(RATES, link_bytes_per_s=RATES.link_bytes_per_s / 50)  # 2 blocks in 100 ms
+    cache = build_cache(POLICY, hbm_blocks=40, specs=adapters(2, 2), rates=slow)  # of 4 blocks each
+    cache.manager.tick(1)
+    loading = [name for name in ("a0", "a1") if cache.manager.adapter_tier(name) == "loading"]
+    assert loading == ["a0"]
+    cache.settle()
+    cache.manager.tick(1)
+    assert cache.manager.adapter_tier("a1") == "loading"
+
+
 def test_prefetch_can_be_turned_off() -> None:
     cache = build_cache(replace(POLICY, swapper=SwapperConfig(prefetch=False)), specs=[])
     on_host(cache, 1, 3)

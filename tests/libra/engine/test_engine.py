@@ -143,6 +143,17 @@ def test_jumping_equals_stepping_exactly(name: str, size: str) -> None:
         assert steps[0] < steps[1], "nothing was jumped"
 
 
+def test_a_sequence_that_sits_out_grows_as_soon_as_an_admission_has_made_that_possible() -> None:
+    """The one who asked before the admission is told no; the next step, jumped over or not, asks again."""
+    policy = replace(VARIANTS["write-back"], max_pass_s=0.3)
+    runs = []
+    for jump in (True, False):
+        config = EngineConfig(block_tokens=BLOCK_TOKENS, jump=jump)
+        engine = build_engine(policy, 24, 14, SPECS, config, PROFILE.with_link(PROFILE.link_bytes_per_s / 80))
+        runs.append(replay(engine, session_load(80, [*ADAPTERS, "a0"], seed=2, mean_gap_s=0.2)))
+    assert differences(*runs) == []
+
+
 def count_calls(engine: Engine) -> list[int]:
     calls: list[int] = []
     execute = engine.executor.execute
