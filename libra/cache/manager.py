@@ -143,8 +143,7 @@ class CacheManager:
         tree.pin(path)
         kinds: tuple[Kind, ...] = KINDS if memory.hbm.is_split else (KV,)
         needed = plan.needed if memory.hbm.is_split else [sum(plan.needed), 0]
-        coming_back = tree.hbm[path] == LEAVING
-        kept = [int(tree.size[path[coming_back & (tree.is_adapter[path] == bool(kind))]].sum()) for kind in KINDS]
+        kept = self._leaving_blocks(path)
         for kind in kinds:
             if needed[kind] > memory.obtainable_blocks(kind) - memory.pooled(kept, kind):
                 tree.unpin(path)
@@ -163,28 +162,35 @@ class CacheManager:
         self._take(sequence, plan)
         return Admission.ADMITTED
 
+    def _leaving_blocks(self, path: Indices) -> list[int]:
+        """Blocks of ``path`` on their way out, by kind: calling them back frees nothing."""
+        tree = self.memory.tree
+        if not any(tree.leaving_blocks):
+            return [0, 0]
+        leaving = path[tree.hbm[path] == LEAVING]
+        return [int(tree.size[leaving[tree.is_adapter[leaving] == bool(kind)]].sum()) for kind in KINDS]
+
     def _plan(self, sequence: Sequence) -> Plan:
         tree = self.memory.tree
         adapter_node = self.adapter_node(sequence.adapter_id)
         num_blocks = -(-sequence.num_tokens // self.block_tokens)
-        path: list[int] = []
+        path = np.empty(0, dtype=np.intp)
         if self.policy.history_kv == "keep":
             # At least the last known token is computed, for its logits.
             matchable = (sequence.num_tokens - 1) // self.block_tokens
-            nodes = self._reachable(adapter_node, tree.match(adapter_node, sequence.hashes(matchable)[:matchable]))
-            path = nodes.tolist()
-            from_host = nodes[tree.hbm[nodes] == ABSENT]
-            first_on_host = int((tree.hbm[nodes] == ABSENT).argmax()) if len(from_host) else 0
-            if len(from_host) and not self._worth_loading(len(from_host), len(path) - first_on_host):
-                path = path[:first_on_host]
-        loads = [node for node in path if tree.hbm[node] == ABSENT]
+            path = self._reachable(adapter_node, tree.match(adapter_node, sequence.hashes(matchable)[:matchable]))
+            on_host = tree.hbm[path] == ABSENT
+            num_on_host = int(np.count_nonzero(on_host))
+            if num_on_host and not self._worth_loading(num_on_host, len(path) - int(on_host.argmax())):
+                path = path[: int(on_host.argmax())]
+        loads = path[tree.hbm[path] == ABSENT].tolist()
         adapter_blocks = 0
         if tree.hbm[adapter_node] == ABSENT:
             adapter_blocks = int(tree.size[adapter_node])
             loads.insert(0, adapter_node)
         new_blocks = num_blocks - len(path)
         kv_loads = len(loads) - (1 if adapter_blocks else 0)
-        return Plan(adapter_node, path, loads, [kv_loads + new_blocks, adapter_blocks], new_blocks)
+        return Plan(adapter_node, path.tolist(), loads, [kv_loads + new_blocks, adapter_blocks], new_blocks)
 
     def _reachable(self, adapter_node: int, nodes: Indices) -> Indices:
         """The matched chain up to a node that is being saved below one that has left already: calling it back would
@@ -240,11 +246,12 @@ class CacheManager:
         else:
             # Back after a preemption: nothing new has been asked for.
             tree.touch(nodes, now_s, visits=0)
-        hbm_hits = sum(1 for node in plan.path if tree.hbm[node] == PRESENT)
+        hbm_hits = int(np.count_nonzero(tree.hbm[nodes[1:]] == PRESENT))
         memory.load(plan.loads, Priority.DEMAND)
         private = memory.region(KV).allocate(plan.new_blocks, RUNNING)
         adapter_load = memory.loading.get(plan.adapter_node)
-        kv_loads = list({memory.loading[node]: None for node in plan.path if node in memory.loading})
+        on_the_way = (memory.loading.get(node) for node in plan.path) if memory.loading else ()
+        kv_loads = list(dict.fromkeys(load for load in on_the_way if load is not None))
         for load in kv_loads if adapter_load is None else [adapter_load, *kv_loads]:
             memory.link.promote(load)
         self.holdings[sequence] = Holding(

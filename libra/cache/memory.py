@@ -6,6 +6,7 @@ transfers; the policy only ranks. Who asks is above it: the cache manager for re
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from libra.cache.policy import CachePolicy, Indices, RankingContext, Swap, Tier
 from libra.cache.pool import BlockTier, Region
 from libra.cache.tree import ABSENT, LEAVING, LOADING, PRESENT, ROOT, SAVING, DependencyTree
 from libra.cache.usage import DemandWindow
-from libra.cache.victims import VictimOrder
+from libra.cache.victims import HbmVictims, HostVictims
 from libra.clock import Clock
 from libra.engine.link import Direction, Link, Priority, Transfer
 
@@ -76,8 +77,8 @@ class CacheMemory:
         self.saving: dict[int, Transfer] = {}
         self.generations: dict[int, int] = {}
         self._load_pins: dict[Transfer, Indices] = {}
-        self._orders: dict[tuple[bool, bool], VictimOrder] = {}
-        self._host_order: VictimOrder | None = None
+        self._orders: dict[tuple[bool, bool], HbmVictims] = {}
+        self._host_order: HostVictims | None = None
 
     # ---- asks ------------------------------------------------------------------------------------------------------
 
@@ -150,19 +151,12 @@ class CacheMemory:
         order = self._orders[kinds] = self._rank_victims(kinds, now_s)
         return order.take(num_blocks, self.tree.size)
 
-    def _rank_victims(self, kinds: tuple[bool, bool], now_s: float) -> VictimOrder:
-        tree = self.tree
-        mask = tree.unpinned_in_hbm()
+    def _rank_victims(self, kinds: tuple[bool, bool], now_s: float) -> HbmVictims:
+        candidates = self.tree.unpinned_in_hbm()
         if not all(kinds):
-            mask &= tree.is_adapter == kinds[1]
-        nodes = np.flatnonzero(mask)
-        scores = self.ranker.score(tree, nodes, self.context("out"))
-        exempt = np.full(len(nodes), not self.policy.dependency)
-
-        def eligible(node: int) -> bool:
-            return bool(tree.hbm[node] == PRESENT and tree.pins[node] == 0 and tree.last_use[node] <= now_s)
-
-        return VictimOrder(tree, nodes, scores, "hbm_children", exempt, eligible, now_s)
+            candidates &= self.tree.is_adapter == kinds[1]
+        score = partial(self.ranker.score, self.tree, context=self.context("out"))
+        return HbmVictims(self.tree, candidates, score, now_s, self.policy.dependency)
 
     def discard(self, node: int) -> None:
         """Takes an idle node out of HBM at once; nobody pins it."""
@@ -279,23 +273,11 @@ class CacheMemory:
         self._host_order = self._rank_host_victims(now_s)
         return self._host_order.take(num_blocks, sizes)
 
-    def _rank_host_victims(self, now_s: float) -> VictimOrder:
+    def _rank_host_victims(self, now_s: float) -> HostVictims:
         tree = self.tree
-        nodes = np.flatnonzero((tree.host == PRESENT) & ~(tree.is_adapter & (tree.hbm != ABSENT)))
-        second_copy = tree.hbm[nodes] == PRESENT
-        scores = self.ranker.score(tree, nodes, self.context("out", "host"))
-        span = float(np.ptp(scores)) + 1.0 if len(nodes) else 1.0
-        scores = scores + span * tree.is_adapter[nodes] - span * second_copy
-        second_copies = set(nodes[second_copy].tolist())
-
-        def eligible(node: int) -> bool:
-            if tree.host[node] != PRESENT:
-                return False
-            if node in second_copies:
-                return bool(tree.hbm[node] == PRESENT)
-            return bool(tree.hbm[node] == ABSENT and tree.pins[node] == 0)
-
-        return VictimOrder(tree, nodes, scores, "children", second_copy, eligible, now_s)
+        candidates = (tree.host == PRESENT) & ~(tree.is_adapter & (tree.hbm != ABSENT))
+        score = partial(self.ranker.score, tree, context=self.context("out", "host"))
+        return HostVictims(tree, candidates, score, now_s)
 
     def _drop_host(self, victims: list[int]) -> None:
         """Frees host blocks, children before parents; KV that is nowhere else is forgotten."""

@@ -13,6 +13,7 @@ An adapter with neither copy is on disk. A KV node with neither is gone; it stay
 import math
 from collections.abc import Sequence
 from enum import Enum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -140,19 +141,23 @@ class DependencyTree:
         self, parent: int, labels: Sequence[int], blocks: Sequence[int], num_bytes: int, now_s: float
     ) -> Indices:
         """Adds a chain of KV nodes below ``parent``, in HBM and pinned once, one block each."""
-        count = len(labels)
-        nodes = np.array(self._new_nodes(count), dtype=np.intp)
-        self.parent[nodes[0]], self.parent[nodes[1:]] = parent, nodes[:-1]
-        self.adapter[nodes] = self.adapter[parent]
-        self.depth[nodes] = np.arange(count) + (self.depth[parent] + 1)
-        self.hbm[nodes], self.pins[nodes] = PRESENT, 1
-        self.children[nodes[:-1]] = self.hbm_children[nodes[:-1]] = 1
+        nodes = np.array(self._new_nodes(len(labels)), dtype=np.intp)
+        # Decode adds blocks one by one: storing a number costs a tenth of storing an array of one.
+        where: Any = int(nodes[0]) if len(nodes) == 1 else nodes
+        self.depth[where] = self.depth[parent] + 1
+        if len(nodes) > 1:
+            self.depth[nodes] += np.arange(len(nodes), dtype=np.int32)
+            self.parent[nodes[1:]] = nodes[:-1]
+            self.children[nodes[:-1]] = self.hbm_children[nodes[:-1]] = 1
+        self.parent[nodes[0]] = parent
         self.children[parent] += 1
         self.hbm_children[parent] += 1
-        self.size[nodes] = self.host_size[nodes] = 1
-        self.num_bytes[nodes], self.log_bytes[nodes] = num_bytes, math.log(num_bytes)
-        self.last_use[nodes] = self.created[nodes] = now_s
-        self.log_visits[nodes] = 0.0
+        self.adapter[where] = self.adapter[parent]
+        self.hbm[where], self.pins[where] = PRESENT, 1
+        self.size[where] = self.host_size[where] = 1
+        self.num_bytes[where], self.log_bytes[where] = num_bytes, math.log(num_bytes)
+        self.last_use[where] = self.created[where] = now_s
+        self.log_visits[where] = 0.0
         for node, label, block in zip(nodes.tolist(), labels, blocks, strict=True):
             self._index[label] = node
             self.labels[node] = label
@@ -206,7 +211,7 @@ class DependencyTree:
         nodes = self._free_nodes[: -count - 1 : -1]
         del self._free_nodes[-count:]
         # A removed node held nothing, was pinned by nobody and had no children: those columns are zero already.
-        self.in_use[nodes] = True
+        self.in_use[nodes if count > 1 else nodes[0]] = True
         return nodes
 
     def _grow(self) -> None:
@@ -229,11 +234,10 @@ class DependencyTree:
         step = int(state in (LOADING, PRESENT)) - ((old == LOADING) | (old == PRESENT)).astype(np.int32)
         np.add.at(self.hbm_children, self.parent[nodes], step)
         self.adapters_in_hbm += int(step[is_adapter].sum())
-        evictable = sizes * (int(state == PRESENT) - (old == PRESENT).astype(np.int32)) * (self.pins[nodes] == 0)
-        leaving = sizes * (int(state == LEAVING) - (old == LEAVING).astype(np.int32))
-        for kind, of_kind in enumerate((~is_adapter, is_adapter)):
-            self.evictable_blocks[kind] += int(evictable[of_kind].sum())
-            self.leaving_blocks[kind] += int(leaving[of_kind].sum())
+        present = int(state == PRESENT) - (old == PRESENT).astype(np.int32)
+        leaving = int(state == LEAVING) - (old == LEAVING).astype(np.int32)
+        _add_by_kind(self.evictable_blocks, sizes * present * (self.pins[nodes] == 0), is_adapter)
+        _add_by_kind(self.leaving_blocks, sizes * leaving, is_adapter)
 
     def pin(self, nodes: Indices) -> None:
         """Pins each of ``nodes`` once more."""
@@ -247,9 +251,8 @@ class DependencyTree:
 
     def _count_evictable(self, nodes: Indices, sign: int) -> None:
         present = nodes[self.hbm[nodes] == PRESENT]
-        adapters = int(self.size[present[self.is_adapter[present]]].sum())
-        self.evictable_blocks[1] += sign * adapters
-        self.evictable_blocks[0] += sign * (int(self.size[present].sum()) - adapters)
+        if len(present):
+            _add_by_kind(self.evictable_blocks, sign * self.size[present], self.is_adapter[present])
 
     def touch(self, nodes: Indices, now_s: float, visits: int) -> None:
         """Decays the visit counts of ``nodes`` to ``now_s``, adds ``visits`` (0 or 1), and sets their last use."""
@@ -333,3 +336,10 @@ class DependencyTree:
 def _none(nodes: Indices, bad: Mask, fault: str) -> None:
     if bad.any():
         raise AssertionError(f"node {int(nodes[bad][0])} {fault}")
+
+
+def _add_by_kind(totals: list[int], amounts: npt.NDArray[np.int32], is_adapter: Mask) -> None:
+    """Adds up ``amounts`` into ``totals``: [KV, adapters]."""
+    of_kv, of_adapters = np.bincount(is_adapter, weights=amounts, minlength=2)  # one call: these arrays are short
+    totals[0] += int(of_kv)
+    totals[1] += int(of_adapters)

@@ -1,54 +1,70 @@
 """Who leaves a tier next: candidates in ascending score, children before parents."""
 
 import heapq
-import math
-from collections.abc import Callable
-from typing import Literal
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
 
 from libra.cache.policy import Indices, Scores
-from libra.cache.tree import DependencyTree
+from libra.cache.tree import ABSENT, PRESENT, DependencyTree, Mask
 
 # How many candidates are sorted at once; the rest stay partitioned until they are needed.
-RUN_LENGTH = 256
+RUN_LENGTH = 64
+# How many ancestors of a parent that has become a leaf are scored along with it.
+LINEAGE_LENGTH = 8
 
-Rank = tuple[float, int, int]  # score, minus depth, node: ties go to the deeper node, then to the lower index
+Rank = tuple[int, float, int, int]  # group, score, minus depth, node: ties go to the deeper node, then the lower index
+Score = Callable[[Indices], Scores]
 
 
-class VictimOrder:
+class VictimOrder(ABC):
     """Candidates ranked once and taken in batches.
 
-    ``children`` counts what keeps a node from leaving: only nodes without may go, unless ``exempt``. ``eligible`` is
-    asked when a node's turn comes, so one that was pinned, used or moved since the ranking is passed over; a parent
-    whose last child leaves joins with the score it was given.
+    Only leaves may go (``_children``), unless exempt; so leaves alone are scored at first, and their ancestors when
+    those become leaves. ``_eligible`` is asked when a node's turn comes, so one that was pinned, used or moved since is
+    passed over.
 
     Scores age: the owner makes a new order every swapper interval, as the paper re-evaluates every 100 ms.
     """
 
-    def __init__(
-        self,
-        tree: DependencyTree,
-        nodes: Indices,
-        scores: Scores,
-        children: Literal["children", "hbm_children"],
-        exempt: npt.NDArray[np.bool_],
-        eligible: Callable[[int], bool],
-        made_s: float,
-    ) -> None:
-        """``nodes``, ``scores`` and ``exempt`` go together; ``children`` names a column of the tree, which may grow."""
+    def __init__(self, tree: DependencyTree, candidates: Mask, score: Score, made_s: float) -> None:
+        """``candidates``: mask of the nodes that may leave, leaves or not. ``score``: any node's, as of ``made_s``."""
         self.made_s = made_s
         self._tree = tree
-        self._children = children
-        self._eligible = eligible
-        self._exempt = set(nodes[exempt].tolist())
-        self._scores = np.full(tree.capacity, np.nan)
-        self._scores[nodes] = scores
-        self._unsorted = nodes[exempt | (getattr(tree, children)[nodes] == 0)]
+        self._score = score
+        nodes = np.flatnonzero(candidates & (self._exempt() | (self._children() == 0)))
+        self._runs = self._sorted_runs(nodes)
         self._run: list[Rank] = []
         self._next = 0
         self._joined: list[Rank] = []
+        self._lineage_scores: dict[int, float] = {}
+
+    @abstractmethod
+    def _children(self) -> npt.NDArray[np.int32]:
+        """The column of the tree that counts what keeps a node from leaving."""
+
+    @abstractmethod
+    def _exempt(self) -> Mask:
+        """Mask of the nodes that may leave before their children."""
+
+    @abstractmethod
+    def _is_exempt(self, node: int) -> bool:
+        """The same, of one node."""
+
+    @abstractmethod
+    def _eligible(self, node: int) -> bool:
+        """Whether ``node``, if it is a leaf, may leave now."""
+
+    def _groups(self, nodes: Indices) -> list[Indices]:
+        """``nodes`` in groups; all of a group leave before any of the next, whatever their scores."""
+        return [nodes]
+
+    def _group(self, node: int) -> int:
+        """Which group ``node`` is in now."""
+        return 0
 
     def take(self, num_blocks: int, sizes: npt.NDArray[np.int32]) -> list[int]:
         """The next victims, in order, until they hold ``num_blocks`` by ``sizes`` or one of them is an adapter.
@@ -56,56 +72,119 @@ class VictimOrder:
         The caller makes them leave before it asks again. Empty when no candidate is left.
         """
         tree, gained = self._tree, 0
+        children = self._children()
         victims: dict[int, None] = {}
         leaving_children: dict[int, int] = {}
         while gained < num_blocks:
-            node = self._pop(leaving_children)
-            if node is None:
+            rank = self._pop()
+            if rank is None:
                 break
-            if node in victims:  # a parent joins once for each child that leaves
+            node, is_exempt = rank[-1], self._is_exempt(rank[-1])
+            is_leaf = is_exempt or children[node] == leaving_children.get(node, 0)
+            if node in victims or not is_leaf:  # a parent joins once for each child that leaves
+                continue
+            if self._group(node) != rank[0] or not self._eligible(node):
                 continue
             victims[node] = None
             gained += int(sizes[node])
             if tree.is_adapter[node]:
                 break
-            if node not in self._exempt:
+            if not is_exempt:
                 parent = int(tree.parent[node])
                 leaving_children[parent] = leaving_children.get(parent, 0) + 1
-                if parent < len(self._scores) and not math.isnan(self._scores[parent]):
+                if self._eligible(parent):
                     heapq.heappush(self._joined, self._rank(parent))
         return list(victims)
 
-    def _pop(self, leaving_children: dict[int, int]) -> int | None:
-        children: npt.NDArray[np.int32] = getattr(self._tree, self._children)
-        while True:
-            if self._next >= len(self._run):
-                self._sort_run()
-            run_is_over = self._next >= len(self._run)
-            if run_is_over and not self._joined:
-                return None
-            if run_is_over or (self._joined and self._joined[0] < self._run[self._next]):
-                node = heapq.heappop(self._joined)[2]
-            else:
-                node = self._run[self._next][2]
-                self._next += 1
-            is_leaf = children[node] == leaving_children.get(node, 0) or node in self._exempt
-            if is_leaf and self._eligible(node):
-                return node
+    def _pop(self) -> Rank | None:
+        """The lowest of the candidates that are left, and of the parents that have joined them."""
+        if self._next == len(self._run):
+            self._run, self._next = next(self._runs, []), 0
+        run_is_over = self._next == len(self._run)
+        if self._joined and (run_is_over or self._joined[0] < self._run[self._next]):
+            return heapq.heappop(self._joined)
+        if run_is_over:
+            return None
+        self._next += 1
+        return self._run[self._next - 1]
 
     def _rank(self, node: int) -> Rank:
-        return (float(self._scores[node]), -int(self._tree.depth[node]), node)
+        """Where a parent stands among the rest. Its ancestors, which are likely next, are scored with it."""
+        if node not in self._lineage_scores:
+            lineage, parents = [node], self._tree.parent
+            while len(lineage) < LINEAGE_LENGTH and self._eligible(ancestor := int(parents[lineage[-1]])):
+                lineage.append(ancestor)
+            scores = self._score(np.array(lineage, dtype=np.intp))
+            self._lineage_scores.update(zip(lineage, scores.tolist(), strict=True))
+        return (self._group(node), self._lineage_scores[node], -int(self._tree.depth[node]), node)
 
-    def _sort_run(self) -> None:
-        """Sorts the lowest of the candidates that no run has held yet."""
-        nodes, scores = self._unsorted, self._scores[self._unsorted]
-        if len(nodes) > RUN_LENGTH:
-            # What ties with the boundary belongs to the run too, or ties would fall by partition order.
-            lowest = scores <= np.partition(scores, RUN_LENGTH)[RUN_LENGTH]
-            self._unsorted = nodes[~lowest]
-            nodes, scores = nodes[lowest], scores[lowest]
-        else:
-            self._unsorted = nodes[:0]
+    def _sorted_runs(self, nodes: Indices) -> Iterator[list[Rank]]:
+        """The ranks of ``nodes`` in order, a run at a time. Scores are taken at once, sorting waits until it is due."""
+        groups = [(group, members, self._score(members)) for group, members in enumerate(self._groups(nodes))]
+
+        def runs() -> Iterator[list[Rank]]:
+            for group, rest, scores in groups:
+                while len(rest) > RUN_LENGTH:
+                    # What ties with the boundary belongs to the run too, or ties would fall by partition order.
+                    lowest = scores <= np.partition(scores, RUN_LENGTH)[RUN_LENGTH]
+                    yield self._sorted(group, rest[lowest], scores[lowest])
+                    rest, scores = rest[~lowest], scores[~lowest]
+                if len(rest):
+                    yield self._sorted(group, rest, scores)
+
+        return runs()
+
+    def _sorted(self, group: int, nodes: Indices, scores: Scores) -> list[Rank]:
         depth = self._tree.depth[nodes]
         order = np.lexsort((nodes, -depth, scores))
-        self._run = list(zip(scores[order].tolist(), (-depth[order]).tolist(), nodes[order].tolist(), strict=True))
-        self._next = 0
+        columns = (scores[order].tolist(), (-depth[order]).tolist(), nodes[order].tolist())
+        return list(zip(repeat(group), *columns, strict=False))
+
+
+class HbmVictims(VictimOrder):
+    """Who leaves HBM: unpinned nodes without children there; without the dependency rule, any unpinned node."""
+
+    def __init__(self, tree: DependencyTree, candidates: Mask, score: Score, made_s: float, dependency: bool) -> None:
+        self._dependency = dependency
+        super().__init__(tree, candidates, score, made_s)
+
+    def _children(self) -> npt.NDArray[np.int32]:
+        return self._tree.hbm_children
+
+    def _exempt(self) -> Mask:
+        return np.full(self._tree.capacity, not self._dependency)
+
+    def _is_exempt(self, node: int) -> bool:
+        return not self._dependency
+
+    def _eligible(self, node: int) -> bool:
+        tree = self._tree
+        return bool(tree.hbm[node] == PRESENT and tree.pins[node] == 0 and tree.last_use[node] <= self.made_s)
+
+
+class HostVictims(VictimOrder):
+    """Whose host copy goes: second copies of what HBM holds first, then KV that nothing depends on, then adapters."""
+
+    def _children(self) -> npt.NDArray[np.int32]:
+        return self._tree.children
+
+    def _exempt(self) -> Mask:
+        exempt: Mask = self._tree.hbm == PRESENT
+        return exempt
+
+    def _is_exempt(self, node: int) -> bool:
+        return bool(self._tree.hbm[node] == PRESENT)
+
+    def _eligible(self, node: int) -> bool:
+        tree = self._tree
+        if tree.hbm[node] == PRESENT:
+            return bool(tree.host[node] == PRESENT and not tree.is_adapter[node])
+        return bool(tree.host[node] == PRESENT and tree.hbm[node] == ABSENT and tree.pins[node] == 0)
+
+    def _groups(self, nodes: Indices) -> list[Indices]:
+        second_copy, is_adapter = self._tree.hbm[nodes] == PRESENT, self._tree.is_adapter[nodes]
+        return [nodes[second_copy], nodes[~second_copy & ~is_adapter], nodes[~second_copy & is_adapter]]
+
+    def _group(self, node: int) -> int:
+        tree = self._tree
+        return 0 if tree.hbm[node] == PRESENT else 1 + int(tree.is_adapter[node])

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libra.cache.tree import ABSENT, PRESENT, DependencyTree
-from libra.cache.victims import RUN_LENGTH, VictimOrder
+from libra.cache.tree import ABSENT, DependencyTree
+from libra.cache.victims import RUN_LENGTH, HbmVictims, VictimOrder
 
 
 def forest(parents: list[int]) -> tuple[DependencyTree, list[int]]:
@@ -20,16 +20,12 @@ def forest(parents: list[int]) -> tuple[DependencyTree, list[int]]:
     return tree, nodes
 
 
-def order_of(tree: DependencyTree, nodes: list[int], scores: list[float], dependency: bool = True) -> VictimOrder:
-    candidates = np.array(nodes, dtype=np.intp)
-    exempt = np.full(len(nodes), not dependency)
-    return VictimOrder(
-        tree, candidates, np.array(scores), "hbm_children", exempt, lambda node: is_present(tree, node), made_s=0.0
-    )
-
-
-def is_present(tree: DependencyTree, node: int) -> bool:
-    return bool(tree.hbm[node] == PRESENT and tree.pins[node] == 0)
+def order_of(tree: DependencyTree, nodes: list[int], scores: list[float], dependency: bool = True) -> HbmVictims:
+    by_node = np.zeros(tree.capacity)
+    by_node[nodes] = scores
+    candidates = np.isin(np.arange(tree.capacity), nodes)
+    candidates &= tree.pins == 0
+    return HbmVictims(tree, candidates, lambda asked: by_node[asked], made_s=0.0, dependency=dependency)
 
 
 def take(tree: DependencyTree, order: VictimOrder, count: int) -> list[int]:
