@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "libra needs Python 3.11 to 3.13; set PYTHON=python3.x")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)" -c constraints.txt
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[engine,server,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[engine,plot,server,dev]'
 	touch $@
 
 bench: setup  ## the main job: compare policies on chatbot, in simulation at paper scale, then on the real CPU engine

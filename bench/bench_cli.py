@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.scenario import SCENARIO_HELP
 from bench.settings import CPU, DEFAULT_POLICIES, SIMULATED, BenchSettings
 from libra.engine.config import EngineConfig
+from workloads.demand import ARRIVAL_FORMS
 
 if TYPE_CHECKING:
     from bench.run import BenchOutcome
@@ -18,12 +20,14 @@ INTERRUPTED = 130
 
 
 def _by_device(field: str) -> str:
-    return f"  [default: {getattr(SIMULATED, field):g} simulated, {getattr(CPU, field):g} on cpu]"
+    return f"  \\[default: {getattr(SIMULATED, field):g} simulated, {getattr(CPU, field):g} on cpu]"
 
 
 def bench(
+    # ScenarioCommand reads the file; its options arrive as the parameters below.
+    scenario: Annotated[str | None, typer.Option(help=SCENARIO_HELP, rich_help_panel="Workload")] = None,
     workload: Annotated[
-        str | None, typer.Option(help="chatbot, translation or agents.", rich_help_panel="Workload")
+        str | None, typer.Option(help="chatbot, translation, agents, scale, ...", rich_help_panel="Workload")
     ] = BenchSettings.workload,
     trace: Annotated[
         Path | None, typer.Option(help="A libra trace or a published one, instead of --workload.")
@@ -38,14 +42,14 @@ def bench(
         str | None,
         typer.Option(
             help="Simulated: a preset. On cpu: a Hugging Face directory, or `tiny` or `32m` for a random model.  "
-            f"[default: {SIMULATED.model} simulated, {CPU.model} on cpu]"
+            f"\\[default: {SIMULATED.model} simulated, {CPU.model} on cpu]"
         ),
     ] = BenchSettings.model,
     lora_dir: Annotated[
-        Path | None, typer.Option(help="On cpu: the directory of PEFT directories.  [default: MODEL/adapters]")
+        Path | None, typer.Option(help="On cpu: the directory of PEFT directories.  \\[default: MODEL/adapters]")
     ] = BenchSettings.lora_dir,
     tensor_parallel_size: Annotated[
-        int | None, typer.Option(min=1, help="Simulated GPUs.  [default: the model's in the paper]")
+        int | None, typer.Option(min=1, help="Simulated GPUs.  \\[default: the model's in the paper]")
     ] = BenchSettings.tensor_parallel_size,
     profile: Annotated[
         Path | None, typer.Option(help="Step-time coefficients, instead of the device's datasheet.")
@@ -54,28 +58,26 @@ def bench(
         int | None, typer.Option(help="Number of adapters." + _by_device("num_loras"))
     ] = BenchSettings.num_loras,
     ranks: Annotated[
-        str | None, typer.Option(help="Adapter ranks, in turn.  [default: 32,64 simulated, 16,32 on cpu]")
+        str | None, typer.Option(help="Adapter ranks, in turn.  \\[default: 32,64 simulated, 16,32 on cpu]")
     ] = None,
     request_rate: Annotated[
         float | None,
         typer.Option(
             help="Requests per second; stretches a trace's time."
-            f"  [default: {SIMULATED.request_rate:g} simulated, {CPU.request_rate:g} on cpu, a trace's own]"
+            f"  \\[default: {SIMULATED.request_rate:g} simulated, {CPU.request_rate:g} on cpu, a trace's own]"
         ),
     ] = BenchSettings.request_rate,
     duration: Annotated[
         float | None,
         typer.Option(
             help="Seconds of arrivals."
-            f"  [default: {SIMULATED.duration_s:g} simulated, {CPU.duration_s:g} on cpu, all of a trace]"
+            f"  \\[default: {SIMULATED.duration_s:g} simulated, {CPU.duration_s:g} on cpu, all of a trace]"
         ),
     ] = BenchSettings.duration_s,
     popularity: Annotated[
-        str | None, typer.Option(help="zipf:S, gaussian:STD, uniform, distinct or identical.  [default: zipf:1.0]")
+        str | None, typer.Option(help="zipf:S, gaussian:STD, uniform, distinct or identical.  \\[default: zipf:1.0]")
     ] = BenchSettings.popularity,
-    arrivals: Annotated[str, typer.Option(help="poisson, gamma:CV or azure-functions:FILE[@START_MINUTE].")] = (
-        BenchSettings.arrivals
-    ),
+    arrivals: Annotated[str, typer.Option(help=ARRIVAL_FORMS)] = (BenchSettings.arrivals),
     burstiness: Annotated[
         float, typer.Option(help="Gamma shape of the gaps: 1 is Poisson, less is burstier, inf constant.")
     ] = BenchSettings.burstiness,
@@ -89,20 +91,23 @@ def bench(
     repeats: Annotated[int, typer.Option(help="Number of seeds: seed, seed + 1, ...")] = BenchSettings.repeats,
     hbm_cache_gib: Annotated[
         float | None,
-        typer.Option(help="HBM for adapters and KV together.  [default: what the device has left after the weights]"),
+        typer.Option(help="HBM for adapters and KV together.  \\[default: what the device has left after the weights]"),
     ] = BenchSettings.hbm_cache_gib,
     cache_fraction: Annotated[
         float | None,
-        typer.Option(help=f"The same as a fraction of the working set.  [default on cpu: {CPU.cache_fraction:g}]"),
+        typer.Option(help=f"The same as a fraction of the working set.  \\[default on cpu: {CPU.cache_fraction:g}]"),
     ] = BenchSettings.cache_fraction,
     host_cache_gib: Annotated[
         float | None,
         typer.Option(help="Host memory for adapters and KV; inf is unbounded." + _by_device("host_cache_gib")),
     ] = BenchSettings.host_cache_gib,
     link_gbps: Annotated[
-        float | None, typer.Option(help="Host link, GB/s per direction.  [default: the device's; on cpu unthrottled]")
+        float | None, typer.Option(help="Host link, GB/s per direction.  \\[default: the device's; on cpu unthrottled]")
     ] = BenchSettings.link_gbps,
     dtype: Annotated[str, typer.Option(help="On cpu: float32 or bfloat16.")] = BenchSettings.dtype,
+    backend: Annotated[
+        str, typer.Option(help="Kernels of the real engine: torch or triton (on cpu slow: needs TRITON_INTERPRET=1).")
+    ] = BenchSettings.backend,
     max_num_batched_tokens: Annotated[
         int, typer.Option(help="Tokens of one step.")
     ] = EngineConfig().max_num_batched_tokens,
@@ -118,7 +123,7 @@ def bench(
         str, typer.Option(help='Objectives in ms, such as "ttft:500 tpot:50".', metavar="METRIC:MS ...")
     ] = "",
     baseline: Annotated[
-        str | None, typer.Option(help="Policy that the TTFT ratios refer to.  [default: the best]")
+        str | None, typer.Option(help="Policy that the TTFT ratios refer to.  \\[default: the best]")
     ] = BenchSettings.baseline,
     out: Annotated[
         Path | None, typer.Option(help="Directory for rows.csv, summary.csv, timeline.parquet, meta.json, ...")
@@ -155,6 +160,7 @@ def bench(
         host_cache_gib=host_cache_gib,
         link_gbps=link_gbps,
         dtype=dtype,
+        backend=backend,
         warmup_s=warmup_duration,
         goodput=tuple(goodput.split()),
         baseline=baseline,
@@ -182,6 +188,8 @@ def _report(settings: BenchSettings, outcome: "BenchOutcome") -> None:
 
     for warning in outcome.warnings:
         typer.echo(f"warning: {warning}", err=True)
+    for note in outcome.notes:
+        typer.echo(f"note: {note}", err=True)
     summaries = outcome.summaries()
     info = RunInfo(
         command=shlex.join(["libra", *sys.argv[1:]]),

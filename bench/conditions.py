@@ -8,15 +8,15 @@ from dataclasses import dataclass
 class Conditions:
     """The conditions all policies of a table shared.
 
-    ``working_set_gib`` is the mean over time of the KV of live sessions plus all adapters. ``host_gib`` None is an
-    unbounded host tier, ``request_rate`` None a trace's own arrivals, ``load_of_peak`` the rate over the peak rate
-    where that is known. Seconds and GiB throughout.
+    ``cache_gib`` None is a server whose memory nobody told. ``working_set_gib`` is the mean over time of the KV of live
+    sessions plus all adapters. ``host_gib`` None is an unbounded host tier, ``request_rate`` None a trace's own
+    arrivals, ``load_of_peak`` the rate over the peak rate where that is known. Seconds and GiB throughout.
     """
 
     workload: str
     model: str
     num_adapters: int
-    cache_gib: float
+    cache_gib: float | None
     working_set_gib: float | None = None
     host_gib: float | None = 256.0
     request_rate: float | None = None
@@ -27,7 +27,7 @@ class Conditions:
     @property
     def cache_fraction(self) -> float | None:
         """HBM cache over working set; None when the working set is unknown or empty."""
-        return self.cache_gib / self.working_set_gib if self.working_set_gib else None
+        return self.cache_gib / self.working_set_gib if self.working_set_gib and self.cache_gib is not None else None
 
     def title(self) -> str:
         """What was run: ``chatbot on llama3-8b, 50 adapters``."""
@@ -51,6 +51,8 @@ class Conditions:
         return f"{load}, first {self.warmup_s:g} s left out" if self.warmup_s else load
 
     def _describe_memory(self) -> list[str]:
+        if self.cache_gib is None:
+            return []
         cache = f"cache {_gib(self.cache_gib)}"
         fraction = self.cache_fraction
         if self.working_set_gib is not None and fraction is not None:

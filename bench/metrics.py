@@ -10,10 +10,11 @@ from bench.columns import RequestColumns
 from bench.saturation import SaturationRule, judge_saturation
 from bench.slo import Objectives
 from bench.statistics import Estimate, FloatArray, distribution, estimate, jain_index, ratio
+from bench.tasks import task_metrics
 from libra.engine.record import RequestRecord, RunResult
 
 TTFT_PARTS = ("queue", "evict_wait", "adapter_load", "kv_load", "prefill")
-STATUSES = ("rejected", "aborted", "unfinished")
+STATUSES = ("rejected", "aborted", "cancelled", "unfinished")
 COUNTERS = ("swap_in_bytes", "swap_out_bytes", "preemptions", "stall_s", "num_steps")
 
 Metrics = dict[str, float | None]
@@ -21,11 +22,15 @@ Metrics = dict[str, float | None]
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """``warmup_s``: requests that arrive earlier count nowhere. ``objectives``: what goodput and attainment ask for."""
+    """``warmup_s``: requests that arrive earlier count nowhere. ``objectives``: what goodput and attainment ask for.
+
+    ``unknown`` are metrics that the source of the records tells nothing about: they are None, not zero.
+    """
 
     warmup_s: float = 0.0
     objectives: Objectives = field(default_factory=Objectives)
     saturation: SaturationRule = field(default_factory=SaturationRule)
+    unknown: frozenset[str] = frozenset()
 
 
 class RunMeasurement(NamedTuple):
@@ -99,7 +104,10 @@ def measure(result: RunResult, options: MeasureOptions = MeasureOptions()) -> Ru
     metrics = _request_metrics(columns, window_s, options.objectives)
     metrics |= _memory_metrics(result, options.warmup_s)
     metrics |= _fairness_metrics(adapters)
+    metrics |= task_metrics(result, options.warmup_s)
     metrics |= {"duration": result.duration_s, "queue_growth": saturation.queue_growth}
+    for figures in (metrics, *adapters.values()):
+        figures |= dict.fromkeys(options.unknown & figures.keys())
     return RunMeasurement(metrics, adapters, saturation.saturated)
 
 
@@ -167,10 +175,27 @@ def _memory_metrics(result: RunResult, warmup_s: float) -> Metrics:
     used = sum(block_seconds(f"{use}_blocks") for use in ("adapter", "history", "running", "in_flight"))
     prefetched = result.counters.get("prefetch_in_bytes", 0.0)
     metrics: Metrics = {name: float(result.counters.get(name, 0.0)) for name in COUNTERS}
+    metrics |= _miss_metrics(result.counters)
     return metrics | {
         "hbm_util": ratio(used, used + block_seconds("free_blocks")),
         "invalid_kv_ratio": ratio(block_seconds("invalid_blocks"), block_seconds("history_blocks")),
         "prefetch_useful_ratio": ratio(result.counters.get("prefetch_used_bytes", 0.0), prefetched),
+    }
+
+
+def _miss_metrics(counters: Mapping[str, float]) -> Metrics:
+    """Bytes moved into HBM or computed for want of a copy, beside the least that were possible (docs/bounds.md); None
+    where the source of the records counts no recomputed blocks, or nobody computed the bound."""
+    if "recomputed_bytes" not in counters:
+        return dict.fromkeys(("miss_bytes", "miss_bound_bytes", "compulsory_bytes", "miss_over_bound"))
+    prefetched, used = counters["prefetch_in_bytes"], counters["prefetch_used_bytes"]
+    missed = float(counters["swap_in_bytes"] - prefetched + used + counters["recomputed_bytes"])
+    bound, compulsory = counters.get("miss_bound_bytes"), counters.get("compulsory_bytes")
+    return {
+        "miss_bytes": missed,
+        "miss_bound_bytes": bound,
+        "compulsory_bytes": compulsory,
+        "miss_over_bound": None if bound is None else ratio(missed, bound),
     }
 
 

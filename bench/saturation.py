@@ -34,8 +34,9 @@ class Saturation:
 def judge_saturation(
     records: list[RequestRecord], duration_s: float, rule: SaturationRule = SaturationRule()
 ) -> Saturation:
-    """Judges one run by the requests that arrived. Rejected ones never wait; unfinished ones wait to ``duration_s``."""
-    waiting = [record for record in records if record.status != "rejected"]
+    """Judges one run by the requests that arrived. Rejected and cancelled ones never wait; unfinished ones
+    wait to ``duration_s``."""
+    waiting = [record for record in records if record.status not in ("rejected", "cancelled")]
     arrivals = np.array([record.arrival_s for record in waiting])
     if arrivals.size < 2 or arrivals.min() == arrivals.max():
         return Saturation(0.0, saturated=False)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from libra.engine.config import EngineConfig
 from libra.errors import LibraError, unknown
+from libra.kernels import BACKENDS
 from workloads.demand import Demand
 
 DEFAULT_POLICIES = ("fastlibra", "vllm", "vllm-offload", "slora", "lru", "order-only")
@@ -42,6 +43,7 @@ class BenchSettings:
     host_cache_gib: float | None = None
     link_gbps: float | None = None
     dtype: str = "float32"
+    backend: str = BACKENDS[0]
     warmup_s: float = 0.0
     goodput: tuple[str, ...] = ()
     baseline: str | None = None
@@ -50,7 +52,7 @@ class BenchSettings:
 
     def __post_init__(self) -> None:
         if (self.workload is None) == (self.trace is None):
-            raise LibraError("name either --workload (chatbot, translation, agents) or --trace FILE, not both or none")
+            raise LibraError("name either --workload (chatbot, agents, ...) or --trace FILE, not both or none")
         if self.hbm_cache_gib is not None and self.cache_fraction is not None:
             raise LibraError("--hbm-cache-gib and --cache-fraction size the same cache: give one of them")
         positive = ("hbm_cache_gib", "cache_fraction", "host_cache_gib", "link_gbps", "request_rate", "duration_s")
@@ -62,6 +64,8 @@ class BenchSettings:
             raise LibraError(f"--num-loras is {self.num_loras}; a workload needs at least 1 adapter")
         if self.repeats < 1 or self.seed < 0 or self.warmup_s < 0:
             raise LibraError("--repeats must be at least 1, --seed and --warmup-duration at least 0")
+        if self.backend not in BACKENDS:
+            raise unknown("backend", self.backend, BACKENDS)
         if not self.policies:
             raise LibraError("--policy names no policy")
         if len(set(self.policies)) < len(self.policies):
@@ -91,4 +95,4 @@ class DeviceDefaults:
 # The paper's machine: 256 GB of host memory, 50 of its 20/50/100 adapters, 1,800 s (HPCA version, section VI).
 SIMULATED = DeviceDefaults("llama3-8b", 50, (32, 64), Demand.request_rate, Demand.duration_s, None, 256.0)
 # A run that a laptop finishes in about a minute a policy.
-CPU = DeviceDefaults("32m", 8, (16, 32), 1.0, 30.0, 0.75, 4.0)
+CPU = DeviceDefaults("32m", 8, (16, 32), 0.5, 30.0, 0.75, 4.0)

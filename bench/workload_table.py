@@ -2,18 +2,21 @@
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bench.format import compact, count
+from bench.format import MISSING, compact, count
 from libra.spec import GIB
 from workloads.inspection import Inspection
+from workloads.memory_demand import LARGE_CHANGE, PAPER_LARGE_SHARE, PAPER_MEAN_CHANGE
+from workloads.service import ServiceTime
 from workloads.statistics import DISPERSION_WINDOWS_S, PERCENTILES, TOP_ADAPTERS, Spread
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def inspection_table(inspection: Inspection) -> RenderableType:
@@ -39,56 +42,90 @@ def inspection_table(inspection: Inspection) -> RenderableType:
 
 def inspection_json(inspection: Inspection) -> str:
     """The same as one JSON object on one line, for scripts."""
-    statistics, found = inspection.statistics, inspection.working_set
-    row = {
-        "schema_version": SCHEMA_VERSION,
+    return json.dumps({"schema_version": SCHEMA_VERSION, **inspection_row(inspection)}, allow_nan=False)
+
+
+def inspection_row(inspection: Inspection) -> dict[str, Any]:
+    """Every figure of an inspection by name; None where the trace is too short to have it."""
+    found, demand = inspection.working_set, inspection.memory_demand
+    return {
         "name": inspection.header.name,
         "seed": inspection.header.seed,
         **asdict(inspection.header.provenance),
-        **asdict(statistics),
+        **asdict(inspection.statistics),
         "prefix_hit_rate": inspection.prefix_hits.rate,
         "model": inspection.model,
         "block_tokens": inspection.block_tokens,
         "working_set_gib": found.gib,
         "working_set_kv_blocks": found.kv_blocks,
         "working_set_adapter_blocks": found.adapter_blocks,
+        "mean_adapters_in_flight": float(demand.adapters_in_flight.mean()),
+        "mean_demand_gib": float((demand.adapter_bytes + demand.kv_bytes).mean()) / GIB,
+        "memory_change_per_adapter": asdict(demand.per_adapter),
+        "memory_change_together": asdict(demand.together),
         "counts": dict(inspection.header.counts),
         "warnings": list(inspection.warnings),
     }
-    return json.dumps(row, allow_nan=False)
+
+
+def percent(value: float | None) -> str:
+    """``48.1 %``; a missing value is a dash."""
+    return MISSING if value is None else f"{100 * value:.1f} %"
 
 
 def _facts(inspection: Inspection) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for label, value in _fact_rows(inspection):
+    for label, value in (*_traffic_rows(inspection), *_cache_rows(inspection)):
         table.add_row(label, value)
     return table
 
 
-def _fact_rows(inspection: Inspection) -> list[tuple[str, str]]:
-    statistics, found = inspection.statistics, inspection.working_set
+def _traffic_rows(inspection: Inspection) -> list[tuple[str, str]]:
+    statistics = inspection.statistics
     dispersion = " / ".join(compact(value) for value in statistics.dispersion)
     windows = "/".join(str(width) for width in DISPERSION_WINDOWS_S)
     tops = "/".join(str(top) for top in TOP_ADAPTERS)
     shares = " / ".join(f"{share:.0%}" for share in statistics.top_shares)
-    block_gib = found.block_bytes / GIB
+    slope = compact(statistics.popularity_slope)
+    adapters = compact(float(inspection.memory_demand.adapters_in_flight.mean()))
+    service = f"{ServiceTime.first_token_s:g} s + {ServiceTime.per_token_s:g} s a token"
     return [
         ("rate", f"{compact(statistics.request_rate)} req/s"),
         ("gap CV", f"{compact(statistics.gap_cv)}  (Poisson 1)"),
-        ("dispersion", f"{dispersion}  over {windows} s  (Poisson 1)"),
+        ("dispersion", f"{dispersion}  of counts in {windows} s  (Poisson 1)"),
         ("sessions", f"{count(statistics.num_sessions)}"),
         ("adapters", f"{count(statistics.num_adapters)}, {count(statistics.adapters_used)} of them used"),
-        ("popularity", f"slope {compact(statistics.popularity_slope)} (log-log); top {tops}: {shares} of requests"),
+        ("popularity", f"slope {slope} (least squares, log-log); top {tops}: {shares}"),
+        (
+            "in flight",
+            f"{compact(statistics.mean_in_flight)} requests of {adapters} adapters, "
+            f"peak {count(statistics.peak_in_flight)} ({service})",
+        ),
+    ]
+
+
+def _cache_rows(inspection: Inspection) -> list[tuple[str, str]]:
+    found, demand = inspection.working_set, inspection.memory_demand
+    block_gib = found.block_bytes / GIB
+    each, together = demand.per_adapter, demand.together
+    return [
         (
             "prefix hits",
-            f"{inspection.prefix_hits.rate:.1%} of prompt tokens in an infinite cache, (adapter, block) keys",
+            f"{percent(inspection.prefix_hits.rate)} of prompt tokens, infinite cache, (adapter, block) keys",
         ),
         (
             "working set",
             f"{found.gib:.1f} GiB on {inspection.model}: KV of live sessions {found.kv_blocks * block_gib:.1f}, "
             f"adapters {found.adapter_blocks * block_gib:.1f}",
+        ),
+        (
+            "memory change",
+            f"{percent(each.mean)} a second per adapter, {percent(each.large_share)} of changes above "
+            f"{LARGE_CHANGE:.0%}\n"
+            f"(paper: {percent(PAPER_MEAN_CHANGE)}, {percent(PAPER_LARGE_SHARE)}); "
+            f"all together {percent(together.mean)}, {percent(together.large_share)}",
         ),
     ]
 
@@ -101,6 +138,7 @@ def _lengths(inspection: Inspection) -> Table:
     for label, spread in (
         ("turns per session", inspection.statistics.turns),
         ("prompt tokens", inspection.statistics.prompt_tokens),
+        ("new tokens a turn", inspection.statistics.new_tokens),
         ("output tokens", inspection.statistics.output_tokens),
     ):
         table.add_row(label, *_spread_cells(spread))
@@ -108,7 +146,7 @@ def _lengths(inspection: Inspection) -> Table:
 
 
 def _spread_cells(spread: Spread) -> list[str]:
-    return [compact(spread.mean), *(count(value) for value in spread.percentiles), count(spread.maximum)]
+    return [compact(spread.mean), *(count(round(value)) for value in spread.percentiles), count(spread.maximum)]
 
 
 def _provenance(inspection: Inspection) -> Text:

@@ -21,6 +21,10 @@ class Request:
     ``output_token_ids`` gives it explicitly; with neither, the engine keeps what it samples.
 
     ``adapter`` None is the plain base model. Times are seconds from the start of the trace.
+
+    A request that names others in ``after`` arrives ``delay_s`` after the last of them has finished, and ``arrival_s``
+    is only the earliest this can be. ``task`` names the piece of work a user waits for that this request is part of.
+    KV is shared only among requests of one ``cache_salt``, so that nobody else can tell from timing what it covers.
     """
 
     id: int
@@ -32,6 +36,10 @@ class Request:
     output: str | None = None
     output_token_ids: tuple[int, ...] | None = None
     session: str | None = None
+    task: str | None = None
+    after: tuple[int, ...] = ()
+    delay_s: float = 0.0
+    cache_salt: str | None = None
 
     @property
     def num_prompt_tokens(self) -> int:

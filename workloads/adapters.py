@@ -7,7 +7,7 @@ import numpy as np
 from libra.errors import LibraError
 from workloads.seeds import generator
 
-DEFAULT_RANKS = "32,64"  # the paper's (HPCA version, section VI)
+DEFAULT_RANKS = "32,64"  # the paper's (HPCA version, section III-B)
 
 
 def adapter_names(num_adapters: int) -> tuple[str, ...]:

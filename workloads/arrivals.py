@@ -15,15 +15,23 @@ IntArray = npt.NDArray[np.int64]
 MIN_BURSTINESS = 0.01
 
 
+class Ranking(Protocol):
+    """Which adapter is how popular, and when: a distribution draws ranks, and a ranking says who holds them."""
+
+    def holders(self, times: FloatArray, ranks: IntArray) -> IntArray:
+        """The adapter that holds ``ranks[i]`` at ``times[i]``, for ascending times."""
+
+
 @dataclass(frozen=True)
 class Arrivals:
     """Times in seconds, ascending, and the adapter index of each where the process brings its own.
 
-    ``parameters`` and ``warnings`` go to the trace's header.
+    ``ranking`` None: adapter i holds rank i all the time. ``parameters`` and ``warnings`` go to the trace's header.
     """
 
     times: FloatArray
     adapters: IntArray | None = None
+    ranking: Ranking | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -55,14 +63,20 @@ class Renewal:
     def sample(
         self, rng: np.random.Generator, rate: float, start_s: float, end_s: float, num_adapters: int
     ) -> Arrivals:
-        expected = rate * (end_s - start_s)
-        chunk = int(expected * 1.05) + 64
-        times = np.empty(0)
-        last = start_s
-        while last < end_s:
-            times = np.append(times, last + np.cumsum(gamma_gaps(rng, self.burstiness, chunk)) / rate)
-            last = float(times[-1])
-        return Arrivals(times[times < end_s], parameters={"burstiness": shown_burstiness(self.burstiness)})
+        times = renewal_times(rng, self.burstiness, rate, start_s, end_s)
+        return Arrivals(times, parameters={"burstiness": shown_burstiness(self.burstiness)})
+
+
+def renewal_times(rng: np.random.Generator, burstiness: float, rate: float, start_s: float, end_s: float) -> FloatArray:
+    """Times in [start_s, end_s) with independent Gamma gaps of mean 1 / rate, the first counted from ``start_s``."""
+    expected = rate * (end_s - start_s)
+    chunk = int(expected * 1.05) + 64
+    times = np.empty(0)
+    last = start_s
+    while last < end_s:
+        times = np.append(times, last + np.cumsum(gamma_gaps(rng, burstiness, chunk)) / rate)
+        last = float(times[-1])
+    return times[times < end_s]
 
 
 def gamma_gaps(rng: np.random.Generator, burstiness: float, count: int) -> FloatArray:

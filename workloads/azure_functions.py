@@ -1,5 +1,5 @@
 """Azure Functions 2019 minute counts as an arrival process: the top-n functions by invocations are the n adapters
-(the paper's method for translation and agents, HPCA version, section VI).
+(the paper's method for translation and agents, HPCA version, section III-B).
 
 The file has no lengths and no prompts, so it is no trace by itself: a generator brings those.
 """
@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from libra.errors import LibraError
-from workloads.arrivals import Arrivals, FloatArray, IntArray, check_burstiness, gamma_gaps, shown_burstiness
+from workloads.arrivals import Arrivals, IntArray, check_burstiness, gamma_gaps, shown_burstiness
+from workloads.cells import count_cells, expected_count, places_in_cells, scaled_counts
 from workloads.files import text_lines
 from workloads.traps import minute_count_warnings
 
@@ -43,10 +44,10 @@ def read_function_counts(path: Path, num_functions: int) -> FunctionCounts:
     digest = hashlib.sha256()
     reader = csv.reader(_hashed(text_lines(path), digest))
     header = next(reader, [])
-    columns = _minute_columns(header, path)
+    columns = minute_columns(header, str(path))
     busiest: list[tuple[int, int, IntArray]] = []
     for number, row in enumerate(reader, start=2):
-        counts = _minute_counts(row, header, columns, f"{path}, row {number}")
+        counts = minute_counts(row, header, columns, f"{path}, row {number}")
         heapq.heappush(busiest, (int(counts.sum()), -number, counts))
         if len(busiest) > num_functions:
             heapq.heappop(busiest)
@@ -80,24 +81,28 @@ class AzureFunctions:
     ) -> Arrivals:
         recorded = read_function_counts(self.path, num_adapters)
         window = self._window(recorded.counts, end_s - start_s)
-        scale = rate * end_s / _expected_count(window, -start_s, end_s - start_s, self.path)
-        counts = int(scale) * window + rng.binomial(window, scale % 1)
-        cells = np.repeat(np.arange(counts.size), counts.ravel())
-        functions, minutes = np.divmod(cells, window.shape[1])
-        times = start_s + 60 * (minutes + _places_in_minute(rng, self.burstiness, cells))
+        expected = expected_count(window, 60, -start_s, end_s - start_s)
+        if expected == 0:
+            raise LibraError(
+                f"{self.path}: the functions are not invoked in the run's minutes; use a longer --duration"
+            )
+        scale = rate * end_s / expected
+        cells, functions, minutes = count_cells(scaled_counts(rng, window, scale))
+        gaps = gamma_gaps(rng, self.burstiness, len(cells))
+        times = start_s + 60 * (minutes + places_in_cells(rng, cells, gaps))
         order = np.argsort(times, kind="stable")
         order = order[times[order] < end_s]
         return Arrivals(
             times[order],
-            functions[order].astype(np.int64),
-            {
+            functions[order],
+            parameters={
                 "function_counts": recorded.file_name,
                 "function_counts_sha256": recorded.sha256,
                 "count_scale": round(float(scale), 6),
                 "start_minute": self.start_minute,
                 "burstiness_in_minute": shown_burstiness(self.burstiness),
             },
-            minute_count_warnings(recorded.counts),
+            warnings=minute_count_warnings(recorded.counts),
         )
 
     def _window(self, counts: IntArray, span_s: float) -> IntArray:
@@ -110,42 +115,14 @@ class AzureFunctions:
         return counts[:, first : first + needed]
 
 
-def _expected_count(window: IntArray, from_s: float, to_s: float, path: Path) -> float:
-    """Recorded invocations between two times in the window; a part of a minute has its share."""
-    minute = np.arange(window.shape[1])
-    share = np.clip(np.minimum(minute + 1, to_s / 60) - np.maximum(minute, from_s / 60), 0, 1)
-    count = float((window.sum(axis=0) * share).sum())
-    if count == 0:
-        raise LibraError(f"{path}: the functions are not invoked in the run's minutes; use a longer --duration")
-    return count
-
-
-def _places_in_minute(rng: np.random.Generator, burstiness: float, cells: IntArray) -> FloatArray:
-    """A place in [0, 1) for every event; events of one (function, minute) cell are neighbours in ``cells``.
-
-    The events of a cell sit on a circle with Gamma gaps that add up to one turn, rotated at random: with burstiness 1
-    that is uniform placement, exactly.
-    """
-    if not len(cells):
-        return np.empty(0)
-    first = np.flatnonzero(np.diff(cells, prepend=-1))
-    sizes = np.diff(first, append=len(cells))
-    gaps = gamma_gaps(rng, burstiness, len(cells))
-    ends = np.cumsum(gaps)
-    before = np.repeat(ends[first] - gaps[first], sizes)
-    turn = np.repeat(np.add.reduceat(gaps, first), sizes)
-    rotation = np.repeat(rng.random(len(first)), sizes)
-    places: FloatArray = ((ends - before) / turn + rotation) % 1.0
-    return places
-
-
 def _hashed(lines: Iterator[str], digest: "hashlib._Hash") -> Iterator[str]:
     for line in lines:
         digest.update(line.encode())
         yield line
 
 
-def _minute_columns(header: list[str], path: Path) -> list[int]:
+def minute_columns(header: list[str], path: str) -> list[int]:
+    """The places of the minute columns. Raises LibraError for a header that is not of a minute count file."""
     columns = [index for index, name in enumerate(header) if MINUTE_COLUMN.fullmatch(name)]
     if REQUIRED_COLUMN not in header or not columns:
         raise LibraError(
@@ -155,7 +132,8 @@ def _minute_columns(header: list[str], path: Path) -> list[int]:
     return columns
 
 
-def _minute_counts(row: list[str], header: list[str], columns: list[int], where: str) -> IntArray:
+def minute_counts(row: list[str], header: list[str], columns: list[int], where: str) -> IntArray:
+    """The counts of one row. Raises LibraError, with the column, for anything but whole numbers of 0 or more."""
     if len(row) != len(header):
         raise LibraError(f"{where}: has {len(row)} columns where the header has {len(header)}; is the file cut short?")
     for column in columns:

@@ -5,14 +5,21 @@ from dataclasses import dataclass
 
 from libra.errors import LibraError
 
+ARRIVAL_FORMS = (
+    "poisson, gamma:CV, onoff:ON_S,OFF_S[,RATIO], ramp:FROM,TO, drift:PERIOD_S, azure-functions:FILE@MINUTE "
+    "or servegen:DIR@SECOND."
+)
+
+SCALE_ADAPTERS = 1000
+
 
 @dataclass(frozen=True)
 class Demand:
     """Options that every generator takes, by the names of the command line.
 
     ``request_rate`` is requests per second, expected over the run; ``popularity`` None means zipf:1.0 unless the
-    arrivals bring their own adapters; ``arrivals`` is ``poisson``, ``gamma:CV`` or
-    ``azure-functions:FILE[@START_MINUTE]``; ``burstiness`` is the Gamma shape of the gaps, as in ``vllm bench serve``.
+    arrivals bring their own adapters or the workload has its own; ``arrivals`` is one of ARRIVAL_FORMS, see
+    workloads.processes; ``burstiness`` is the Gamma shape of the gaps, as in ``vllm bench serve``.
     Raises LibraError for a value out of range.
     """
 

@@ -1,51 +1,122 @@
-"""What every reader of a public trace has in common, and how it draws the adapters that such traces lack."""
+"""What every reader of a published trace has in common: the protocol, and the options of a conversion."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from workloads.adapters import adapter_names
+from libra.errors import LibraError, unknown
+from libra.spec import GIB
+from workloads.arrivals import check_burstiness
+from workloads.demand import Demand
 from workloads.header import Provenance
-from workloads.popularity import DEFAULT_POPULARITY, parse_popularity
-from workloads.seeds import generator
+from workloads.text import TextOptions
 from workloads.trace import Trace
+
+ADAPTER_SOURCES = ("native", "mapped", "drawn")
+OTHER_KEYS = ("share", "drop")
+DEFAULT_MAX_INPUT_GIB = 2.0
+DEFAULT_DRAWN_ADAPTERS = 50
 
 
 @dataclass(frozen=True)
 class AdapterMapping:
-    """How adapters are given to a trace that has none: one draw per session, from ``popularity``."""
+    """How the requests of a published trace get their adapters; workloads.adapter_mapping does it.
 
-    num_adapters: int = 50
-    popularity: str = DEFAULT_POPULARITY
-    seed: int = 0
+    ``source`` is native (the adapter the trace records), mapped (one adapter per value of another recorded field: the
+    reader's key) or drawn (from ``popularity``, zipf:1.0 when None); None takes the first of these that the format has.
+    ``num_adapters`` None means every key, or 50 drawn ones. With fewer adapters than keys the n keys of most requests
+    keep an adapter each, and the requests of the others share those adapters or are dropped (``other_keys``).
+    ``per_request`` draws for every request instead of every session, which destroys prefix reuse.
+    Raises LibraError for options that contradict each other.
+    """
 
-    def names(self) -> tuple[str, ...]:
-        return adapter_names(self.num_adapters)
+    num_adapters: int | None = None
+    popularity: str | None = None
+    source: str | None = None
+    other_keys: str = "share"
+    per_request: bool = False
 
-    def draw(self, sessions: Sequence[int]) -> dict[int, str]:
-        """An adapter for each session, in the order of first appearance."""
-        order = list(dict.fromkeys(sessions))
-        rng = generator(self.seed, "adapters")
-        indices = parse_popularity(self.popularity).assign(rng, len(order), self.num_adapters)
-        names = self.names()
-        return {session: names[index] for session, index in zip(order, indices.tolist(), strict=True)}
+    def __post_init__(self) -> None:
+        if self.source is not None and self.source not in ADAPTER_SOURCES:
+            raise unknown("adapter source", self.source, ADAPTER_SOURCES)
+        if self.other_keys not in OTHER_KEYS:
+            raise unknown("use of other keys", self.other_keys, OTHER_KEYS)
+        if self.num_adapters is not None and self.num_adapters < 1:
+            raise LibraError(f"--num-loras is {self.num_adapters}; a workload needs at least 1 adapter")
+        if self.source in ("native", "mapped"):
+            if self.popularity is not None:
+                raise LibraError(
+                    f"--popularity {self.popularity} draws adapters; leave it out with --adapters {self.source}"
+                )
+            if self.per_request:
+                raise LibraError(f"--adapter-per request draws adapters; leave it out with --adapters {self.source}")
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """Options that every reader takes.
+
+    ``max_bytes`` limits the input, after decompression, of all files together. ``start_s`` and ``span_s`` choose a
+    part of the source in its own seconds. ``request_rate`` (requests per second; None is the reader's default),
+    ``arrivals`` and ``burstiness`` are for sources that record no arrival times, as in workloads.demand: a reader that
+    makes arrivals at a rate says so as ``request_rate`` in the header's parameters, and the caller stretches the trace
+    of any other. ``text`` is for sources of words. Raises LibraError for a value out of range.
+    """
+
+    adapters: AdapterMapping = field(default_factory=AdapterMapping)
+    seed: int = Demand.seed
+    max_bytes: int = int(DEFAULT_MAX_INPUT_GIB * GIB)
+    start_s: float = 0.0
+    span_s: float | None = None
+    request_rate: float | None = None
+    arrivals: str = Demand.arrivals
+    burstiness: float = Demand.burstiness
+    text: TextOptions = field(default_factory=TextOptions)
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise LibraError(f"--seed is {self.seed}; it must be 0 or more")
+        if not (self.start_s >= 0 and math.isfinite(self.start_s)):
+            raise LibraError(f"--source-start is {self.start_s}; it must be finite and 0 or more")
+        check_burstiness(self.burstiness)
+        for flag, value in (("--source-duration", self.span_s), ("--request-rate", self.request_rate)):
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise LibraError(f"{flag} is {value}; it must be positive and finite")
+
+
+def input_limit(gib: float) -> int:
+    """A limit in GiB as bytes. Raises LibraError where it is none."""
+    if not 0 < gib < math.inf:
+        raise LibraError(f"--max-input-gib is {gib:g}; it must be positive and finite")
+    return max(1, int(gib * GIB))
 
 
 class TraceReader(Protocol):
-    """One published trace format."""
+    """One published trace format. A module each, registered in workloads.registry."""
 
     @property
     def name(self) -> str:
         """The name ``--format`` knows it by."""
 
     @property
-    def required_columns(self) -> frozenset[str]:
-        """Fields every row must have; a file whose first row has them all is taken to be of this format."""
+    def summary(self) -> str:
+        """One line for a list of choices."""
+
+    @property
+    def required_columns(self) -> tuple[frozenset[str], ...]:
+        """Alternatives: a file whose first row has all the columns (CSV) or keys (JSON) of one is taken to be of this
+        format, and of alternatives in several formats the largest wins. Empty: only ``--format`` chooses it."""
 
     @property
     def provenance(self) -> Provenance:
-        """Where each field of the converted trace comes from."""
+        """Where each field of the converted trace comes from, at best: a reader may find less in a file, and
+        AdapterMapping may ask for other adapters."""
 
-    def read(self, path: Path, mapping: AdapterMapping) -> Trace:
-        """Converts a file. Raises LibraError, naming file, row and field, for a row that is not of the format."""
+    def read(self, paths: Sequence[Path], options: ReadOptions) -> Trace:
+        """Converts files, folders and archives, in the order given (see workloads.sources).
+
+        Raises LibraError, naming file, row and field, for a row that is not of the format; counts in the header what
+        is skipped. Usually parses into a workloads.recorded.Recorded and returns its ``trace(options)``.
+        """

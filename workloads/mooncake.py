@@ -6,8 +6,7 @@ of a later prompt's blocks, as far as the trace tells, so answers count in no pr
 trace is one of prompts alone. A block's hash stands for the whole prefix, so a last, partial block matches only itself.
 """
 
-import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -16,14 +15,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from libra.errors import LibraError
 from libra.request import Request, Segment
 from workloads.arrivals import FloatArray
-from workloads.files import text_lines
-from workloads.formats import AdapterMapping
-from workloads.header import Provenance, TraceHeader
+from workloads.block_prompts import hash_list
+from workloads.formats import ReadOptions
+from workloads.header import Provenance
+from workloads.recorded import Recorded
 from workloads.rows import FieldFault, integer
 from workloads.seeds import generator
+from workloads.sources import open_sources
+from workloads.tables import JsonObject, Ordered, json_rows, token_count
 from workloads.trace import Trace
 from workloads.traps import arrival_warnings
 
@@ -43,45 +44,39 @@ class _Row(NamedTuple):
 
 
 RECORDED = Provenance("drawn", "native", "native", "native")
+COLUMNS = frozenset({"timestamp", "input_length", "output_length", "hash_ids"})
 
 
 @dataclass(frozen=True)
 class MooncakeReader:
-    """Reads the JSON lines of Mooncake's published traces."""
+    """Reads the JSON lines of Mooncake's published traces. Rows of several files must follow each other in time."""
 
     name: str = "mooncake"
-    required_columns: frozenset[str] = frozenset({"timestamp", "input_length", "output_length", "hash_ids"})
+    summary: str = "Kimi's conversation trace: prefix blocks of 512 tokens, no adapters"
+    required_columns: tuple[frozenset[str], ...] = (COLUMNS,)
     provenance: Provenance = RECORDED
 
-    def read(self, path: Path, mapping: AdapterMapping) -> Trace:
-        """Converts a file. Rows without a prompt or an answer are skipped and counted; other faults raise."""
-        rows, skipped = _read_rows(path, self.required_columns)
+    def read(self, paths: Sequence[Path], options: ReadOptions) -> Trace:
+        """Converts files. Rows without a prompt or an answer are skipped and counted; other faults raise."""
+        rows, skipped = _read_rows(paths, options)
         sessions = infer_sessions([row.blocks for row in rows])
         lump_s = _lump_seconds([row.timestamp_ms for row in rows])
-        arrivals = _spread(np.array([row.timestamp_ms for row in rows]) / 1000, lump_s, mapping.seed)
-        adapters = mapping.draw(sessions)
-        requests = tuple(
-            _request(identifier, row, arrival_s, session, adapters[session])
+        arrivals = _spread(np.array([row.timestamp_ms for row in rows]) / 1000, lump_s, options.seed)
+        requests = [
+            _request(identifier, row, arrival_s, session)
             for identifier, (row, arrival_s, session) in enumerate(zip(rows, arrivals.tolist(), sessions, strict=True))
-        )
-        provenance = replace(RECORDED, arrival_source="mapped") if lump_s else RECORDED
-        header = TraceHeader(
-            name=path.stem,
-            seed=mapping.seed,
-            provenance=provenance,
+        ]
+        found = Recorded(
+            name=paths[0].stem,
+            format=self.name,
+            requests=requests,
             duration_s=_duration(rows, lump_s),
-            adapters=dict.fromkeys(mapping.names()),
-            parameters={
-                "format": self.name,
-                "num_adapters": mapping.num_adapters,
-                "popularity": mapping.popularity,
-                "timestamp_lump_s": lump_s,
-                "max_session_branches": MAX_SESSION_BRANCHES,
-            },
+            provenance=replace(RECORDED, arrival_source="mapped") if lump_s else RECORDED,
+            parameters={"timestamp_lump_s": lump_s, "max_session_branches": MAX_SESSION_BRANCHES},
             counts=skipped,
             warnings=arrival_warnings(arrivals),
         )
-        return Trace(header, requests)
+        return found.trace(options)
 
 
 def infer_sessions(chains: Sequence[Sequence[int]]) -> list[int]:
@@ -115,13 +110,13 @@ def _system_blocks(chains: Iterable[Sequence[int]]) -> set[int]:
     return shared
 
 
-def _request(identifier: int, row: _Row, arrival_s: float, session: int, adapter: str) -> Request:
+def _request(identifier: int, row: _Row, arrival_s: float, session: int) -> Request:
     last = row.prompt_tokens - BLOCK_TOKENS * (len(row.blocks) - 1)
     segments = [Segment(f"b{block}", 0, BLOCK_TOKENS) for block in row.blocks[:-1]]
     return Request(
         id=identifier,
         arrival_s=arrival_s,
-        adapter=adapter,
+        adapter=None,
         output_tokens=row.output_tokens,
         prompt=(*segments, Segment(f"b{row.blocks[-1]}", 0, last)),
         output=f"r{identifier}.o",
@@ -150,47 +145,34 @@ def _spread(times: FloatArray, lump_s: float, seed: int) -> FloatArray:
 
 def _duration(rows: Sequence[_Row], lump_s: float) -> float:
     """To the end of the last lump, or one mean gap past the last request."""
-    last_s = rows[-1].timestamp_ms / 1000
-    return round(last_s + (lump_s or max(last_s / len(rows), 1e-3)), 6)
+    last_s = rows[-1].timestamp_ms / 1000 if rows else 0.0
+    return round(last_s + (lump_s or max(last_s / max(len(rows), 1), 1e-3)), 6)
 
 
-def _read_rows(path: Path, columns: frozenset[str]) -> tuple[list[_Row], dict[str, int]]:
-    rows: list[_Row] = []
-    skipped: defaultdict[str, int] = defaultdict(int)
-    for number, line in enumerate(text_lines(path), start=1):
-        try:
-            row = _parse_row(line, columns)
-            if rows and row.timestamp_ms < rows[-1].timestamp_ms:
-                raise FieldFault("timestamp", f"is {row.timestamp_ms} after {rows[-1].timestamp_ms}; sort the rows")
-        except FieldFault as fault:
-            raise LibraError(f"{path}, row {number}: {fault}") from None
-        reason = "" if row.prompt_tokens and row.output_tokens else "skipped_without_prompt_or_answer"
-        if reason:
-            skipped[reason] += 1
-        else:
-            rows.append(row)
-    if not rows:
-        raise LibraError(f"{path}: no request in this file; is it a Mooncake trace?")
+def _read_rows(paths: Sequence[Path], options: ReadOptions) -> tuple[list[_Row], dict[str, int]]:
+    skipped: Counter[str] = Counter()
+    order = Ordered("timestamp")
+
+    def parse(value: JsonObject) -> _Row | None:
+        row = _parse_row(value)
+        order.check(row.timestamp_ms)
+        if row.prompt_tokens and row.output_tokens:
+            return row
+        skipped["skipped_without_prompt_or_answer"] += 1
+        return None
+
+    rows = [
+        row
+        for source in open_sources(paths, options.max_bytes, (".jsonl",))
+        for row in json_rows(source, COLUMNS, parse)
+        if row is not None
+    ]
     return rows, dict(skipped)
 
 
-def _parse_row(line: str, columns: frozenset[str]) -> _Row:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        cut = "" if line.endswith("\n") else "; the file is cut short"
-        raise FieldFault("row", f"is not JSON ({error}){cut}") from None
-    if type(value) is not dict or not columns <= value.keys():
-        raise FieldFault("row", f"must be a JSON object with {', '.join(sorted(columns))}")
-    prompt_tokens, blocks = integer(value, "input_length", 0), _blocks(value)
+def _parse_row(value: JsonObject) -> _Row:
+    prompt_tokens, blocks = token_count(value, "input_length"), tuple(hash_list(value, "hash_ids"))
     needed = -(-prompt_tokens // BLOCK_TOKENS)
     if len(blocks) != needed:
         raise FieldFault("hash_ids", f"has {len(blocks)} blocks; {prompt_tokens} tokens need {needed}")
-    return _Row(integer(value, "timestamp", 0), prompt_tokens, integer(value, "output_length", 0), blocks)
-
-
-def _blocks(value: dict[str, object]) -> tuple[int, ...]:
-    blocks = value["hash_ids"]
-    if type(blocks) is not list or any(type(block) is not int for block in blocks):
-        raise FieldFault("hash_ids", "must be a list of integers")
-    return tuple(blocks)
+    return _Row(integer(value, "timestamp", 0), prompt_tokens, token_count(value, "output_length"), blocks)

@@ -15,7 +15,8 @@ DEFAULT_POPULARITY = "zipf:1.0"
 
 
 class Popularity(Protocol):
-    """Chooses an adapter for each session; adapter 0 is the most popular."""
+    """Chooses an adapter for each session; adapter 0 is the most popular. Where arrivals have a Ranking, these are
+    ranks, and it says which adapter holds them when."""
 
     def assign(self, rng: np.random.Generator, count: int, num_adapters: int) -> IntArray:
         """``count`` adapter indices below ``num_adapters``. Advances ``rng`` only."""
@@ -34,7 +35,7 @@ class Zipf:
 @dataclass(frozen=True)
 class Gaussian:
     """Weight exp(-(i/n)^2 / 2 std^2) for adapter i of n: our reading of the paper's "Skewed-x" (HPCA version,
-    1,000/2,000 adapters), a Gaussian of standard deviation x over the adapters' index scaled to 0..1."""
+    section VIII-I), a Gaussian of standard deviation x over the adapters' index scaled to 0..1."""
 
     std: float
 

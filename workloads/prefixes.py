@@ -1,11 +1,15 @@
 """How much of each prompt an infinite cache would hold: the upper bound of every policy's hit rate on a trace."""
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from libra.request import Request
 from libra.spec import DEFAULT_BLOCK_TOKENS
-from workloads.garbage import collection_paused
+from workloads.arrivals import IntArray
+from workloads.columns import TraceColumns, grouped, pair_keys, pairs, trace_columns
 
 
 @dataclass(frozen=True)
@@ -20,61 +24,82 @@ class PrefixHits:
         return self.hit_tokens / self.prompt_tokens
 
 
-@collection_paused()
-def infinite_cache_hits(requests: Iterable[Request], block_tokens: int = DEFAULT_BLOCK_TOKENS) -> PrefixHits:
+@dataclass(frozen=True)
+class PrefixTree:
+    """The pieces of a trace on the tree of prefixes.
+
+    ``order`` sorts the pieces by edge, (adapter, prefix before, text), and along an edge by arrival; ``edge`` numbers
+    the edges in that order.
+    """
+
+    columns: TraceColumns
+    order: IntArray
+    edge: IntArray
+
+
+def prefix_tree(columns: TraceColumns, by_adapter: bool = True) -> PrefixTree:
+    """The tree of prefixes, one for each adapter, or one for all of them where ``by_adapter`` is false."""
+    num_pieces = np.diff(columns.first)
+    rows = np.arange(columns.num_requests)
+    prefix = columns.adapter if by_adapter else np.zeros_like(columns.adapter)
+    orders, edges, num_edges = [], [], 0
+    for depth in range(int(num_pieces.max())):
+        going_on = num_pieces[rows] > depth
+        rows, prefix = rows[going_on], prefix[going_on]
+        place = columns.first[rows] + depth
+        order, branch = grouped(pair_keys(prefix, columns.piece_text[place]))
+        tokens = columns.piece_tokens[place[order]]
+        orders.append(place[order])
+        edges.append(num_edges + branch)
+        num_edges += int(branch[-1]) + 1
+        prefix = np.empty_like(branch)
+        prefix[order] = _prefixes_after(branch, tokens)
+    return PrefixTree(columns, np.concatenate(orders), np.concatenate(edges))
+
+
+def _prefixes_after(branch: IntArray, tokens: IntArray) -> IntArray:
+    """A number for the prefix that each piece ends: its branch, unless pieces there differ in length."""
+    if np.all((tokens[1:] == tokens[:-1]) | (branch[1:] != branch[:-1])):
+        return branch
+    return pairs(branch, tokens)
+
+
+def matched_tokens(tree: PrefixTree) -> IntArray:
+    """Prompt tokens of each request, from the first on, that an earlier one computed when nothing is ever evicted and
+    every request ends before the next. The last token is never among them, since it must be computed."""
+    columns, order = tree.columns, tree.order
+    known: IntArray = np.empty_like(order)
+    known[order] = highest_before(tree.edge, columns.piece_tokens[order])
+    tokens = columns.piece_tokens
+    # A piece counts where no earlier one of its request is unknown in part.
+    partly = known < tokens
+    broken: IntArray = np.cumsum(partly) - partly
+    leading: npt.NDArray[np.bool_] = broken == np.repeat(broken[columns.first[:-1]], np.diff(columns.first))
+    matched = np.add.reduceat(np.where(leading, np.minimum(known, tokens), 0), columns.first[:-1])
+    found: IntArray = np.minimum(matched, columns.prompt_tokens - 1)
+    return found
+
+
+def block_hits(columns: TraceColumns, matched: IntArray, block_tokens: int) -> PrefixHits:
+    """Prefix hits in full blocks, from the tokens that matched."""
+    return PrefixHits(int(columns.prompt_tokens.sum()), int((matched - matched % block_tokens).sum()))
+
+
+def infinite_cache_hits(requests: Sequence[Request], block_tokens: int = DEFAULT_BLOCK_TOKENS) -> PrefixHits:
     """Prefix hits with (adapter, block) keys when nothing is ever evicted and every request ends before the next.
 
     Blocks of ``block_tokens`` are matched by the names of their segments, not their tokens, which is exact as long as
-    one text is always cut into the same segments; the last prompt token is never a hit, since it must be computed.
+    one text is always cut into the same segments.
     """
-    trie = _PrefixTrie()
-    prompt_tokens = hit_tokens = 0
-    for request in requests:
-        length = request.num_prompt_tokens
-        matched = min(trie.match_and_insert(request, block_tokens), length - 1)
-        prompt_tokens += length
-        hit_tokens += matched - matched % block_tokens
-    return PrefixHits(prompt_tokens, hit_tokens)
+    columns = trace_columns(requests, block_tokens)
+    return block_hits(columns, matched_tokens(prefix_tree(columns)), block_tokens)
 
 
-class _PrefixTrie:
-    """A node stands for a whole prefix; an edge is a piece of text and remembers the longest cut of it seen there."""
-
-    def __init__(self) -> None:
-        self._lengths: dict[tuple[int, Hashable], int] = {}
-        self._children: dict[tuple[int, Hashable, int], int] = {}
-        self._roots: dict[str | None, int] = {}
-        self._num_nodes = 0
-
-    def match_and_insert(self, request: Request, block_tokens: int) -> int:
-        """Prompt tokens matched from the start. Mutates the trie: adds the prompt and the recorded answer."""
-        node = self._roots.setdefault(request.adapter, self._num_nodes)
-        self._num_nodes += node == self._num_nodes
-        matched, matching = 0, True
-        for text, length in _prompt_pieces(request, block_tokens):
-            known = self._lengths.get((node, text), 0)
-            if matching:
-                matched += min(known, length)
-                matching = known >= length
-            node = self._descend(node, text, length, known)
-        if request.output is not None:
-            edge = (request.output, 0)
-            self._descend(node, edge, request.output_tokens, self._lengths.get((node, edge), 0))
-        return matched
-
-    def _descend(self, node: int, text: Hashable, length: int, known: int) -> int:
-        if length > known:
-            self._lengths[node, text] = length
-        child = self._children.setdefault((node, text, length), self._num_nodes)
-        self._num_nodes += child == self._num_nodes
-        return child
-
-
-def _prompt_pieces(request: Request, block_tokens: int) -> Iterator[tuple[Hashable, int]]:
-    """(text, tokens) from the start: segments by name and start, explicit token ids block by block."""
-    for segment in request.prompt:
-        yield (segment.id, segment.start), segment.length
-    tokens = request.prompt_token_ids or ()
-    for start in range(0, len(tokens), block_tokens):
-        block = tokens[start : start + block_tokens]
-        yield block, len(block)
+def highest_before(group: IntArray, value: IntArray) -> IntArray:
+    """The highest value before each one in its group, 0 for the first. Groups ascend; values are 0 or more."""
+    span = int(value.max(initial=0)) + 1
+    highest = np.maximum.accumulate(group * span + value)
+    before = np.zeros_like(value)
+    same = group[1:] == group[:-1]
+    before[1:][same] = (highest % span)[:-1][same]
+    return before

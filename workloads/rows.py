@@ -11,6 +11,9 @@ REQUEST_FIELDS = frozenset(
         "arrival_s",
         "adapter",
         "session",
+        "task",
+        "after",
+        "delay_s",
         "prompt",
         "prompt_token_ids",
         "output_tokens",
@@ -100,6 +103,9 @@ def parse_request(row: object, interner: Interner) -> Request:
         output=_optional_text(row, "output", interner),
         output_token_ids=_output_token_ids(row, output_tokens),
         session=_optional_text(row, "session", interner),
+        task=_optional_text(row, "task", interner),
+        after=_after(row),
+        delay_s=_delay(row),
     )
 
 
@@ -144,6 +150,25 @@ def _output_token_ids(row: dict[str, Any], output_tokens: int) -> tuple[int, ...
     if len(values) != output_tokens:
         raise FieldFault("output_token_ids", f"has {len(values)} tokens but output_tokens is {output_tokens}")
     return values
+
+
+def _after(row: dict[str, Any]) -> tuple[int, ...]:
+    if "after" not in row:
+        return ()
+    values = row["after"]
+    if type(values) is not list or not values or any(type(value) is not int for value in values):
+        raise FieldFault("after", f"must be a non-empty list of request ids, not {_show(values)}")
+    if len(set(values)) < len(values):
+        raise FieldFault("after", f"is {_show(values)}; name every request once")
+    return tuple(values)
+
+
+def _delay(row: dict[str, Any]) -> float:
+    if "delay_s" not in row:
+        return 0.0
+    if "after" not in row:
+        raise FieldFault("delay_s", "counts from the end of the requests in 'after', which is missing")
+    return seconds(row, "delay_s")
 
 
 def _optional_text(row: dict[str, Any], field: str, interner: Interner) -> str | None:

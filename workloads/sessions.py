@@ -7,14 +7,14 @@ window [0, duration) of that, so its first requests include later turns of sessi
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from libra.errors import LibraError
-from libra.request import Request, Segment
+from libra.request import Segment
 from workloads.adapters import adapter_names
 from workloads.arrivals import Arrivals, FloatArray, IntArray
 from workloads.demand import Demand
@@ -26,6 +26,10 @@ from workloads.processes import parse_arrivals
 from workloads.seeds import generator
 from workloads.service import ServiceTime
 from workloads.trace import Trace
+from workloads.turns import Turns, first_turns, turn_arrivals, turn_requests
+
+# Fields of a config that a trace's header gives as what the demand made of them.
+RESOLVED = frozenset({"name", "popularity", "num_adapters"})
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class SessionConfig:
     Turns are 1 + a negative binomial of this mean and shape: shape 1 is the geometric distribution, larger ones have
     session lengths closer to the mean. ``prefix_tokens`` is the adapter's shared prefix. A session ends before the turn
     that would pass ``max_context_tokens`` (prompt and answer together); such turns are counted in the header.
+    ``popularity`` is the one drawn from where the demand names none, and ``num_adapters``, where it is not None, is
+    what a command asks for by default.
     """
 
     name: str
@@ -48,6 +54,8 @@ class SessionConfig:
     max_utterance_tokens: int = 2048
     max_context_tokens: int = 8192
     service: ServiceTime = field(default_factory=ServiceTime)
+    popularity: str = DEFAULT_POPULARITY
+    num_adapters: int | None = None
 
     def __post_init__(self) -> None:
         if self.mean_turns < 1:
@@ -80,15 +88,18 @@ def generate(config: SessionConfig, demand: Demand) -> Trace:
         demand.duration_s,
         demand.num_adapters,
     )
-    adapters, popularity = _adapters(arrivals, demand)
+    adapters, popularity = _adapters(config, arrivals, demand)
     turns = _draw_turns(config, arrivals.times, generator(demand.seed, "turns"))
-    kept, cut = _in_window(turns, config.max_context_tokens, demand.duration_s)
+    kept, cut = _in_window(turns, config, demand.duration_s)
     if not len(kept):
         raise LibraError(
             f"workload {config.name}: no request in {demand.duration_s:g} s at {demand.request_rate:g} req/s; "
             "use a longer --duration or a higher --request-rate"
         )
-    requests = tuple(_requests(config, turns, kept, [names[index] for index in adapters]))
+    prefixes = _prefixes(names, config.prefix_tokens)
+    requests = tuple(
+        turn_requests(turns, kept, [names[index] for index in adapters], [prefixes[index] for index in adapters])
+    )
     header = TraceHeader(
         name=config.name,
         seed=demand.seed,
@@ -107,23 +118,14 @@ def generate(config: SessionConfig, demand: Demand) -> Trace:
     return Trace(header, requests)
 
 
-class _Turns(NamedTuple):
-    """One entry per turn, session by session; ``first[s]`` is the first turn of session s."""
-
-    session: IntArray
-    first: IntArray
-    arrival_s: FloatArray
-    user_tokens: IntArray
-    answer_tokens: IntArray
-    context_tokens: IntArray
-
-
-def _adapters(arrivals: Arrivals, demand: Demand) -> tuple[list[int], str | None]:
+def _adapters(config: SessionConfig, arrivals: Arrivals, demand: Demand) -> tuple[list[int], str | None]:
     """The adapter index of every session, and the popularity they were drawn from, if they were."""
     if arrivals.adapters is None:
-        spec = demand.popularity or DEFAULT_POPULARITY
+        spec = demand.popularity or config.popularity
         rng = generator(demand.seed, "adapters")
-        return parse_popularity(spec).assign(rng, len(arrivals.times), demand.num_adapters).tolist(), spec
+        ranks = parse_popularity(spec).assign(rng, len(arrivals.times), demand.num_adapters)
+        held = ranks if arrivals.ranking is None else arrivals.ranking.holders(arrivals.times, ranks)
+        return held.tolist(), spec
     if demand.popularity is not None:
         raise LibraError(
             f"--popularity {demand.popularity}: the arrivals of {demand.arrivals!r} bring their own adapters; "
@@ -132,58 +134,35 @@ def _adapters(arrivals: Arrivals, demand: Demand) -> tuple[list[int], str | None
     return arrivals.adapters.tolist(), None
 
 
-def _draw_turns(config: SessionConfig, starts: FloatArray, rng: np.random.Generator) -> _Turns:
+def _prefixes(names: Sequence[str], tokens: int) -> list[Segment | None]:
+    """The shared prefix of every adapter."""
+    return [Segment(f"{name}.sys", 0, tokens) if tokens else None for name in names]
+
+
+def _draw_turns(config: SessionConfig, starts: FloatArray, rng: np.random.Generator) -> Turns:
     success = config.turn_shape / (config.turn_shape + config.mean_turns - 1)
     counts = 1 + rng.negative_binomial(config.turn_shape, success, len(starts))
     total = int(counts.sum())
-    first = np.cumsum(counts) - counts
-    session = np.repeat(np.arange(len(starts)), counts)
     user = whole_tokens(config.user_tokens.sample(rng, total), config.max_utterance_tokens)
     answer = whole_tokens(config.answer_tokens.sample(rng, total), config.max_utterance_tokens)
-    gaps = config.think_s.sample(rng, total)
-    gaps[1:] += config.service.first_token_s + config.service.per_token_s * answer[:-1]
-    elapsed = np.cumsum(gaps)  # over all sessions, so a session's own first gap cancels below
-    context = np.cumsum(user + answer)
-    return _Turns(
-        session,
-        first,
-        np.round(starts[session] + elapsed - elapsed[first][session], 6),
+    think_s = config.think_s.sample(rng, total)
+    return Turns(
+        np.repeat(np.arange(len(starts)), counts),
+        first_turns(counts),
+        turn_arrivals(starts, counts, think_s, answer, config.service),
         user,
         answer,
-        config.prefix_tokens + context - (context - user - answer)[first][session],
     )
 
 
-def _in_window(turns: _Turns, max_context_tokens: int, duration_s: float) -> tuple[IntArray, int]:
+def _in_window(turns: Turns, config: SessionConfig, duration_s: float) -> tuple[IntArray, int]:
     """Indices of the turns in the trace, by arrival, and how many of the window's were cut by the context limit."""
+    context = np.cumsum(turns.user_tokens + turns.answer_tokens)
+    before = (context - turns.user_tokens - turns.answer_tokens)[turns.first][turns.session]
     in_window = (turns.arrival_s >= 0) & (turns.arrival_s < duration_s)
-    fits = turns.context_tokens <= max_context_tokens
+    fits = config.prefix_tokens + context - before <= config.max_context_tokens
     kept = np.flatnonzero(in_window & fits)
     return kept[np.argsort(turns.arrival_s[kept], kind="stable")], int((in_window & ~fits).sum())
-
-
-def _requests(config: SessionConfig, turns: _Turns, kept: IntArray, adapters: list[str]) -> Iterator[Request]:
-    """The kept turns as requests, by arrival. A session's history is built once and grows by two segments a turn."""
-    histories: dict[int, list[Segment]] = {}
-    prefixes = {adapter: Segment(f"{adapter}.sys", 0, config.prefix_tokens) for adapter in adapters}
-    user, answer = turns.user_tokens.tolist(), turns.answer_tokens.tolist()
-    first = turns.first.tolist()
-    rows = zip(kept.tolist(), turns.session[kept].tolist(), turns.arrival_s[kept].tolist(), strict=True)
-    for identifier, (turn, session, arrival_s) in enumerate(rows):
-        number, name, adapter = turn - first[session], f"s{session}", adapters[session]
-        history = histories.setdefault(session, [prefixes[adapter]] if config.prefix_tokens else [])
-        for earlier in range(len(history) // 2, number):
-            history.append(Segment(f"{name}.t{earlier}", 0, user[first[session] + earlier]))
-            history.append(Segment(f"{name}.o{earlier}", 0, answer[first[session] + earlier]))
-        yield Request(
-            id=identifier,
-            arrival_s=arrival_s,
-            adapter=adapter,
-            output_tokens=answer[turn],
-            prompt=(*history, Segment(f"{name}.t{number}", 0, user[turn])),
-            output=f"{name}.o{number}",
-            session=name,
-        )
 
 
 def _parameters(config: SessionConfig, demand: Demand, popularity: str | None, arrivals: Arrivals) -> dict[str, Any]:
@@ -194,7 +173,11 @@ def _parameters(config: SessionConfig, demand: Demand, popularity: str | None, a
         "popularity": popularity,
         "arrivals": demand.arrivals.partition(":")[0],
         **arrivals.parameters,
-        **{entry.name: _described(getattr(config, entry.name)) for entry in fields(config) if entry.name != "name"},
+        **{
+            name: _described(getattr(config, name))
+            for name in (entry.name for entry in fields(config))
+            if name not in RESOLVED
+        },
     }
 
 

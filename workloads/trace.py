@@ -97,6 +97,11 @@ def _check_against_earlier(request: Request, previous_s: float, ids: set[int]) -
         raise FieldFault("arrival_s", f"is {request.arrival_s} after {previous_s}; sort the rows by arrival_s")
     if request.id in ids:
         raise FieldFault("id", f"is {request.id}, which an earlier row has; give every request its own")
+    for earlier in request.after:
+        if earlier not in ids:
+            raise FieldFault(
+                "after", f"names request {earlier}, which no earlier row has; a request waits for earlier rows"
+            )
 
 
 def _check_adapter(request: Request, adapters: Mapping[str, int | None], sessions: dict[str, str | None]) -> None:
@@ -133,6 +138,10 @@ def _request_row(request: Request) -> dict[str, Any]:
         row["adapter"] = request.adapter
     if request.session is not None:
         row["session"] = request.session
+    if request.task is not None:
+        row["task"] = request.task
+    if request.after:
+        row |= {"after": request.after, "delay_s": request.delay_s}
     if request.prompt_token_ids is not None:
         row["prompt_token_ids"] = request.prompt_token_ids
     else:

@@ -12,12 +12,16 @@ from workloads.trace import Trace
 def scale_rate(trace: Trace, request_rate: float) -> Trace:
     """Stretches time so that the trace has ``request_rate`` requests per second; keeps every request and the pattern.
 
-    Think times stretch too, so sessions live longer at a lower rate.
+    Think times stretch too, so sessions live longer at a lower rate, and so do the delays of requests that wait for
+    others.
     """
     if not 0 < request_rate < float("inf"):
         raise LibraError(f"--request-rate is {request_rate}; it must be positive and finite")
     factor = trace.request_rate / request_rate
-    requests = tuple(replace(request, arrival_s=request.arrival_s * factor) for request in trace.requests)
+    requests = tuple(
+        replace(request, arrival_s=request.arrival_s * factor, delay_s=request.delay_s * factor)
+        for request in trace.requests
+    )
     header = trace.header
     return Trace(
         replace(
@@ -33,22 +37,30 @@ def scale_rate(trace: Trace, request_rate: float) -> Trace:
 def window(trace: Trace, duration_s: float, start_s: float = 0.0) -> Trace:
     """The requests that arrive in [start_s, start_s + duration_s), with ``start_s`` as the new zero.
 
-    A window past the trace's end is as long as the trace allows; requests outside are counted.
+    A window past the trace's end is as long as the trace allows; requests outside are counted, and with them those that
+    wait for one outside.
     """
     if not duration_s > 0 or not 0 <= start_s < trace.header.duration_s:
         raise LibraError(
             f"a window of {duration_s:g} s from {start_s:g} s is empty: the trace holds {trace.header.duration_s:g} s"
         )
     end_s = min(start_s + duration_s, trace.header.duration_s)
-    inside = tuple(
-        replace(request, arrival_s=request.arrival_s - start_s) if start_s else request
-        for request in trace.requests
-        if start_s <= request.arrival_s < end_s
-    )
+    inside = _inside(trace.requests, start_s, end_s)
     if not inside:
         raise LibraError(f"no request arrives in the {duration_s:g} s from {start_s:g} s; use a longer --duration")
     counts = _counted(trace, outside_window=len(trace.requests) - len(inside))
     return Trace(replace(trace.header, duration_s=end_s - start_s, counts=counts), inside)
+
+
+def _inside(requests: Iterable[Request], start_s: float, end_s: float) -> tuple[Request, ...]:
+    """Those that arrive in [start_s, end_s), from ``start_s`` on, unless they wait for one that does not."""
+    kept: list[Request] = []
+    ids: set[int] = set()
+    for request in requests:
+        if start_s <= request.arrival_s < end_s and ids.issuperset(request.after):
+            kept.append(replace(request, arrival_s=request.arrival_s - start_s) if start_s else request)
+            ids.add(request.id)
+    return tuple(kept)
 
 
 def cap_lengths(trace: Trace, max_prompt_tokens: int | None = None, max_output_tokens: int | None = None) -> Trace:

@@ -1,5 +1,5 @@
 """Translation: a language pair -> one adapter, single turn behind the pair's shared instruction (the paper's OPUS-100
-workload, HPCA version, section VI).
+workload, HPCA version, section III-B).
 
 Assumed, since the paper publishes no lengths: sentences of 32 tokens on average, an answer of about the same length,
 and an instruction of 128 tokens with examples for the pair.

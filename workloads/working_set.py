@@ -1,11 +1,15 @@
 """The working set: what a cache must hold to keep every live session and every adapter (design, section 12)."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from libra.request import Request, Segment
+import numpy as np
+
 from libra.spec import DEFAULT_BLOCK_TOKENS, GIB, AdapterSpec, ModelSpec
-from workloads.garbage import collection_paused
+from workloads.arrivals import FloatArray
+from workloads.columns import TraceColumns, trace_columns
+from workloads.holding import held_intervals
+from workloads.prefixes import PrefixTree, prefix_tree
 from workloads.service import ServiceTime
 from workloads.trace import Trace
 
@@ -37,75 +41,44 @@ def working_set(
     """The working set of ``trace`` on ``model``.
 
     A session is live from its first arrival in the trace to the assumed end of its last answer, and holds its latest
-    prompt and answer. Text that several live sessions of one adapter share counts once. KV is rounded up to whole
+    prompt and answer. A prefix that several live sessions of one adapter share counts once. KV is rounded up to whole
     blocks in the total, not per session.
     """
+    return working_set_of(mean_live_tokens(trace, block_tokens=block_tokens), model, adapters, block_tokens)
+
+
+def working_set_of(
+    live_tokens: float, model: ModelSpec, adapters: Iterable[AdapterSpec], block_tokens: int
+) -> WorkingSet:
+    """The working set of a trace whose live sessions hold ``live_tokens`` on average."""
     return WorkingSet(
-        kv_blocks=-int(-mean_live_tokens(trace) // block_tokens),
+        kv_blocks=-int(-live_tokens // block_tokens),
         adapter_blocks=sum(adapter.num_blocks(model, block_tokens) for adapter in adapters),
         block_bytes=model.block_bytes(block_tokens),
     )
 
 
-@collection_paused()
-def mean_live_tokens(trace: Trace, service: ServiceTime | None = None) -> float:
+def mean_live_tokens(
+    trace: Trace, service: ServiceTime | None = None, block_tokens: int = DEFAULT_BLOCK_TOKENS
+) -> float:
     """Mean over the trace's window of the tokens that live sessions hold; see working_set."""
-    end_s = trace.header.duration_s
-    spans: dict[Hashable, _Span] = {}
-    releases = _release_times(trace.requests, service or ServiceTime(), end_s)
-    for request, release_s in zip(trace.requests, releases, strict=True):
-        for text, length in _held_texts(request):
-            span = spans.get(text)
-            if span is None:
-                spans[text] = _Span(request.arrival_s, release_s, length)
-            else:
-                span.extend(request.arrival_s, release_s, length)
-    return sum(span.tokens * span.held_s() for span in spans.values()) / end_s
+    columns = trace_columns(trace.requests, block_tokens, service)
+    return mean_held_tokens(prefix_tree(columns), release_times(columns), trace.header.duration_s)
 
 
-class _Span:
-    """How long one text has been held: the union of intervals that come in order of their start."""
-
-    __slots__ = ("_closed_s", "_from_s", "_until_s", "tokens")
-
-    def __init__(self, from_s: float, until_s: float, tokens: int) -> None:
-        self._from_s, self._until_s, self._closed_s, self.tokens = from_s, until_s, 0.0, tokens
-
-    def extend(self, from_s: float, until_s: float, tokens: int) -> None:
-        self.tokens = max(self.tokens, tokens)
-        if from_s > self._until_s:
-            self._closed_s += self._until_s - self._from_s
-            self._from_s, self._until_s = from_s, until_s
-        else:
-            self._until_s = max(self._until_s, until_s)
-
-    def held_s(self) -> float:
-        return self._closed_s + self._until_s - self._from_s
+def mean_held_tokens(tree: PrefixTree, until_s: FloatArray, end_s: float) -> float:
+    """Mean over [0, ``end_s``) of the tokens held when each request holds its context until ``until_s``."""
+    held = held_intervals(tree, np.minimum(until_s, end_s))
+    return float((held.tokens * (held.until_s - held.from_s)).sum() / end_s)
 
 
-def _release_times(requests: Sequence[Request], service: ServiceTime, end_s: float) -> list[float]:
+def release_times(columns: TraceColumns) -> FloatArray:
     """When each request's context gives way: to the session's next turn, or at the assumed end of its answer."""
-    next_turn: dict[str, float] = {}
-    releases = []
-    for request in reversed(requests):
-        release_s = min(request.arrival_s + service.of(request.output_tokens), end_s)
-        if request.session is not None:
-            release_s = next_turn.get(request.session, release_s)
-            next_turn[request.session] = request.arrival_s
-        releases.append(release_s)
-    releases.reverse()
-    return releases
-
-
-def _held_texts(request: Request) -> list[tuple[Hashable, int]]:
-    """(text, tokens) of the context once answered; a text is shared between requests of one adapter by its name."""
-    adapter, owner = request.adapter, request.session or request.id
-    held: list[tuple[Hashable, int]] = [((adapter, part.id), _end(part)) for part in request.prompt]
-    if request.prompt_token_ids is not None:
-        held.append(((adapter, owner, "prompt"), len(request.prompt_token_ids)))
-    held.append(((adapter, request.output or (owner, "answer")), request.output_tokens))
-    return held
-
-
-def _end(segment: Segment) -> int:
-    return segment.start + segment.length
+    order = np.lexsort((columns.arrival_s, columns.session))
+    session, arrival_s = columns.session[order], columns.arrival_s[order]
+    until_s = columns.end_s[order]
+    followed = np.flatnonzero(session[1:] == session[:-1])
+    until_s[followed] = arrival_s[followed + 1]
+    release_s = np.empty_like(until_s)
+    release_s[order] = until_s
+    return release_s

@@ -8,7 +8,9 @@ from typing import Any
 class RequestRecord:
     """Times in seconds on the engine's clock; None where the request never got there.
 
-    ``status``: finished | rejected | aborted | unfinished (the run was cut short).
+    ``status``: finished | rejected | aborted | failed (its adapter could not be read) | cancelled (a request it waits
+    for did not finish) | unfinished (the run was cut short). ``arrival_s`` of a request that waits for others is when
+    they let it go.
     ``adapter_tier``: where the adapter was when the request was first considered: hbm | loading | host | disk | base.
     The parts queue_s + adapter_load_s + kv_load_s + prefill_s add up to first_token_s - arrival_s; ``evict_wait_s``
     is the part of ``queue_s`` spent waiting for evicted blocks to be saved.
@@ -34,6 +36,7 @@ class RequestRecord:
     hbm_hit_tokens: int = 0
     host_hit_tokens: int = 0
     preemptions: int = 0
+    task: str | None = None
     token_times: list[float] = field(default_factory=list)
 
 

@@ -13,6 +13,7 @@ from bench.workload_table import inspection_table
 from libra.errors import LibraError
 from libra.spec import MODELS
 from tests.workloads.builders import mooncake_row, write_mooncake
+from tests.workloads.texts import SAMPLES
 from workloads.inspection import inspect_trace
 from workloads.trace import read_trace
 
@@ -67,6 +68,19 @@ def test_convert_recognises_the_format_and_reshapes(tmp_path: Path) -> None:
     assert header.counts["outputs_capped"] > 0
     run("convert", source, "--format", "mooncake", "--out", out)
     assert len(read_trace(out).requests) == 40
+
+
+def test_convert_texts_as_asked(tmp_path: Path) -> None:
+    out = tmp_path / "t.jsonl"
+    asked = ("--format", "taskmaster", "--bytes-per-token", 2, "--system-tokens", 7, "--think-time", 30)
+    run("convert", SAMPLES / "taskmaster.json", *asked, "--request-rate", 0.002, "--arrivals", "gamma:2", "--out", out)
+    trace = read_trace(out)
+    parameters = trace.header.parameters
+    assert trace.requests[0].prompt[0].length == 7
+    assert (parameters["bytes_per_token"], parameters["system_tokens"]) == (2.0, 7)
+    assert parameters["think_s"]["mean"] == 30.0
+    assert trace.request_rate == pytest.approx(0.002)
+    assert "time_scale" not in parameters
 
 
 def test_inspect_fits_eighty_columns(chatbot: Path) -> None:

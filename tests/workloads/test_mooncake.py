@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from libra.errors import LibraError
 from tests.workloads.builders import mooncake_row, write_mooncake
-from workloads.formats import AdapterMapping
+from workloads.formats import AdapterMapping, ReadOptions
 from workloads.load import load_trace
 from workloads.mooncake import MAX_SESSION_BRANCHES, MooncakeReader, infer_sessions
 from workloads.trace import parse_trace, trace_lines
@@ -22,7 +22,7 @@ def test_golden_conversion(tmp_path: Path) -> None:
     path = write_mooncake(
         tmp_path / "m.jsonl", mooncake_row(0, [0, 1]), mooncake_row(250, [0, 1, 2], 1025), mooncake_row(900, [5])
     )
-    trace = MooncakeReader().read(path, AdapterMapping(num_adapters=3, seed=1))
+    trace = MooncakeReader().read([path], ReadOptions(AdapterMapping(num_adapters=3), seed=1))
     rows = [json.loads(line) for line in trace_lines(trace)][1:]
     adapters = [row.pop("adapter") for row in rows]
     assert adapters[0] == adapters[1]
@@ -78,7 +78,7 @@ def test_lumps_are_spread_inside_themselves_in_order(
     stamps = sorted(3000 * lump for lump in lumps)
     path = tmp_path_factory.getbasetemp() / "lumps.jsonl"
     write_mooncake(path, *(mooncake_row(stamp, [number]) for number, stamp in enumerate(stamps)))
-    trace = MooncakeReader().read(path, AdapterMapping(seed=seed))
+    trace = MooncakeReader().read([path], ReadOptions(seed=seed))
     arrivals = np.array([request.arrival_s for request in trace.requests])
     assert np.all(np.diff(arrivals) >= 0)
     if 2 <= len(set(stamps)) < len(stamps):

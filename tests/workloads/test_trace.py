@@ -30,6 +30,7 @@ def traces(draw: st.DrawFn) -> Trace:
     for identifier, arrival_s in enumerate(arrivals):
         explicit = draw(st.booleans())
         answer = draw(tokens)
+        after = tuple(draw(st.lists(st.sampled_from(range(identifier)), unique=True))) if identifier else ()
         requests.append(
             Request(
                 id=identifier,
@@ -41,6 +42,9 @@ def traces(draw: st.DrawFn) -> Trace:
                 output=None if explicit else draw(st.none() | names),
                 output_token_ids=answer if explicit else None,
                 session=None,
+                task=draw(st.none() | names),
+                after=after,
+                delay_s=draw(st.floats(0, 10)) if after else 0.0,
             )
         )
     return Trace(TraceHeader("n", 1, GENERATED, 1.0, adapters, {"x": [1, None]}, {"cut": 2}, ("w",)), tuple(requests))
@@ -102,6 +106,14 @@ def test_adapters_are_gathered_where_the_header_lists_none(tmp_path: Path) -> No
         ([row(0, output_token_ids=[1, 2, 3, 4])], "'output' and 'output_token_ids' exclude each other"),
         ([row(0, adapter=7)], "'adapter' must be a non-empty string, not 7"),
         ([row(0), row(1, adapter="b")], "line 3: 'adapter' is 'b' but session 's0' began with 'a'"),
+        ([row(0), row(1, after=[7])], "line 3: 'after' names request 7, which no earlier row has"),
+        ([row(0, after=[0])], "line 2: 'after' names request 0, which no earlier row has"),
+        ([row(0), row(1, after=[])], "line 3: 'after' must be a non-empty list of request ids, not []"),
+        ([row(0), row(1, after=[True])], "line 3: 'after' must be a non-empty list of request ids"),
+        ([row(0), row(1, after=[0, 0])], "line 3: 'after' is [0, 0]; name every request once"),
+        ([row(0), row(1, delay_s=1.0)], "line 3: 'delay_s' counts from the end of the requests in 'after'"),
+        ([row(0), row(1, after=[0], delay_s=-1.0)], "line 3: 'delay_s' is -1.0; it must be finite and 0 or more"),
+        ([row(0, task=3)], "line 2: 'task' must be a non-empty string, not 3"),
         ([], "has a header and no requests"),
     ],
 )

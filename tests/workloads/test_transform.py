@@ -1,5 +1,6 @@
 """Rates, windows and caps: nothing is dropped or cut without being counted."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,9 @@ import pytest
 from libra.errors import LibraError
 from libra.request import Segment
 from tests.workloads.builders import row, write_rows
+from workloads.demand import Demand
+from workloads.registry import WORKLOADS
+from workloads.statistics import trace_statistics
 from workloads.trace import Trace, read_trace
 from workloads.transform import cap_lengths, first_tokens, reshape, scale_rate, window
 
@@ -25,6 +29,21 @@ def test_scaling_stretches_time_and_keeps_every_request(trace: Trace) -> None:
     assert scale_rate(slow, 1.0).header.parameters["time_scale"] == 1.0
 
 
+@pytest.mark.parametrize("request_rate", [0.3, 7.0, 100.0])
+def test_scaling_keeps_the_pattern(request_rate: float) -> None:
+    original = WORKLOADS["chatbot"].generate(Demand(num_adapters=5, duration_s=300, arrivals="gamma:2"))
+    scaled = scale_rate(original, request_rate)
+    assert scaled.request_rate == pytest.approx(request_rate)
+    assert len(scaled.requests) == len(original.requests)
+    assert trace_statistics(scaled).gap_cv == pytest.approx(trace_statistics(original).gap_cv)
+    for before, after in zip(original.requests, scaled.requests, strict=True):
+        assert replace(after, arrival_s=before.arrival_s) == before
+    stretch = scaled.header.duration_s / original.header.duration_s
+    assert [request.arrival_s for request in scaled.requests] == pytest.approx(
+        [request.arrival_s * stretch for request in original.requests]
+    )
+
+
 def test_windows_count_what_they_leave_out(trace: Trace) -> None:
     part = window(trace, 3.0, start_s=2.0)
     assert [request.id for request in part.requests] == [2, 3, 4]
@@ -33,6 +52,18 @@ def test_windows_count_what_they_leave_out(trace: Trace) -> None:
     assert part.header.counts == {"outside_window": 7}
     assert window(trace, 99.0) == trace
     assert window(window(trace, 8.0), 5.0).header.counts == {"outside_window": 5}
+
+
+def test_requests_that_wait_for_others_keep_their_delays_in_proportion(tmp_path: Path) -> None:
+    trace = read_trace(write_rows(tmp_path / "t.jsonl", row(0), row(1, after=[0], delay_s=0.5)))
+    assert scale_rate(trace, trace.request_rate / 4).requests[1].delay_s == 2.0
+
+
+def test_a_window_leaves_out_those_who_wait_for_one_outside(tmp_path: Path) -> None:
+    rows = [row(0), row(1), row(2, after=[0]), row(3, after=[2]), row(4, after=[1])]
+    part = window(read_trace(write_rows(tmp_path / "t.jsonl", *rows)), 9.0, start_s=1.0)
+    assert [(request.id, request.after) for request in part.requests] == [(1, ()), (4, (1,))]
+    assert part.header.counts == {"outside_window": 3}
 
 
 def test_caps_cut_the_end_and_are_counted(trace: Trace) -> None:

@@ -64,15 +64,15 @@ def test_a_session_is_live_no_longer_than_the_trace(tmp_path: Path) -> None:
     assert mean_live_tokens(trace, SERVICE) == pytest.approx(76 * 1 / 10)
 
 
-def test_explicit_tokens_are_held_per_session(tmp_path: Path) -> None:
+def test_explicit_tokens_share_whole_blocks(tmp_path: Path) -> None:
     explicit = {"prompt": ..., "output": ..., "output_tokens": 4}
     trace = trace_of(
         tmp_path,
-        row(0, arrival_s=0.0, prompt_token_ids=[1] * 10, **explicit),
-        row(1, arrival_s=4.0, prompt_token_ids=[1] * 30, **explicit),
+        row(0, arrival_s=0.0, prompt_token_ids=[1] * 40, **explicit),
+        row(1, arrival_s=1.0, prompt_token_ids=[1] * 64, session="y", **explicit),
     )
-    # One text per session, at its longest: 30 over [0, 6) and the answer's 4.
-    assert mean_live_tokens(trace, SERVICE) == pytest.approx(34 * 6 / 10)
+    # A block of 32 over [0, 3), the first one's 8 and answer over [0, 2), the other's second block and answer to 3.
+    assert mean_live_tokens(trace, SERVICE, block_tokens=32) == pytest.approx((32 * 3 + 12 * 2 + 36 * 2) / 10)
 
 
 def test_blocks_and_bytes(tmp_path: Path) -> None:
@@ -110,6 +110,20 @@ def test_prefix_hits_equal_those_of_real_block_hashes(name: str, block_tokens: i
     assert found.hit_tokens == hits_by_block_hash(trace.requests, block_tokens)
     assert found.prompt_tokens == sum(request.num_prompt_tokens for request in trace.requests)
     assert 0 < found.rate < 1
+
+
+def test_explicit_answers_are_found_in_later_prompts(tmp_path: Path) -> None:
+    tokens = list(range(200))
+    explicit = {"prompt": ..., "output": ...}
+    trace = trace_of(
+        tmp_path,
+        row(0, prompt_token_ids=tokens[:50], output_token_ids=tokens[50:100], output_tokens=50, **explicit),
+        row(1, prompt_token_ids=tokens[:120], output_token_ids=tokens[120:124], **explicit),
+        row(2, prompt_token_ids=tokens[:64], output_token_ids=[5, 5, 5, 5], **explicit),
+    )
+    found = infinite_cache_hits(trace.requests, 32).hit_tokens
+    # Three blocks of the first prompt and answer, then one of 64, whose last token must be computed.
+    assert found == hits_by_block_hash(trace.requests, 32) == 96 + 32
 
 
 def test_prefix_hits_of_explicit_tokens_and_of_other_adapters(tmp_path: Path) -> None:
