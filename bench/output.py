@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bench.documents import SCHEMA, RunInfo, adapter_rows, finite, meta_document, summary_document, summary_row, to_json
@@ -53,10 +54,12 @@ def write_run(
     info: RunInfo,
     *,
     partial: bool = False,
+    extra: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Writes all files of a run beside their final places and then moves them there.
 
-    An earlier run in ``path`` is replaced, files of other names stay. ``partial`` marks a run that was interrupted
+    An earlier run in ``path`` is replaced, files of other names stay. ``extra`` are further files, name -> text, that
+    belong to this run. ``partial`` marks a run that was interrupted
     before all its policies and seeds were done; a result cut short marks it by itself. When anything fails, an earlier
     run is still whole and nothing of the new one is left. Raises LibraError when the files cannot be written.
     """
@@ -66,7 +69,9 @@ def write_run(
         with tempfile.TemporaryDirectory(prefix=_STAGING_PREFIX, dir=path) as name:
             staging = Path(name)
             _write_files(staging, results, summaries, info, partial)
-            for file_name in FILES:
+            for file_name, text in extra.items():
+                (staging / file_name).write_text(text, encoding="utf-8")
+            for file_name in (*extra, *FILES):
                 (staging / file_name).replace(path / file_name)
     except OSError as error:
         raise _cannot_write(path, error) from error

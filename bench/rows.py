@@ -50,7 +50,8 @@ def _request_row(record: RequestRecord) -> dict[str, Cell]:
         "tpot_ms": _milliseconds(tpot_ms(record)),
         "e2el_ms": _milliseconds(e2el_ms(record)),
     }
-    has_parts = record.first_token_s is not None
+    # Parts that add up to nothing were never told: a first token takes time.
+    has_parts = record.first_token_s is not None and any(getattr(record, f"{part}_s") for part in TTFT_PARTS)
     for part in TTFT_PARTS:
         row[f"{part}_ms"] = _milliseconds(getattr(record, f"{part}_s") * MILLISECONDS) if has_parts else None
     return row

@@ -1,0 +1,119 @@
+"""How much `libra replay` can send: requests and streamed tokens per second, and how late it sends.
+
+`python -m bench.micro.replay_client`: Poisson arrivals against a stub in a process of its own, on this machine's cores.
+Writes results/micro/replay_client.json. Run it on an idle machine.
+"""
+
+import json
+import multiprocessing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from bench.machine import describe_machine, package_version
+from bench.micro.replay_stub import StubOptions, serve_stub
+from bench.replay.check import check_arrivals, check_usage, count_failures
+from bench.replay.controller import SentTraffic, send_traffic
+from bench.replay.http import parse_url
+from bench.replay.job import Job
+from bench.replay.prompts import BodyOptions
+from bench.replay.sender import SendOptions
+from bench.replay.settings import COMPLETIONS, EventLoop, PromptForm
+from libra.request import Request, Segment
+
+
+@dataclass(frozen=True)
+class Load:
+    """Poisson arrivals of equal requests."""
+
+    request_rate: float
+    duration_s: float
+    num_tokens: int
+    prompt_tokens: int = 8
+    seed: int = 0
+
+    def requests(self) -> tuple[Request, ...]:
+        rng = np.random.default_rng(self.seed)
+        count = int(self.request_rate * self.duration_s)
+        arrivals = np.cumsum(rng.exponential(1.0 / self.request_rate, count))
+        prompt = (Segment("prompt", 0, self.prompt_tokens),)
+        return tuple(
+            Request(number, float(at_s), None, self.num_tokens, prompt) for number, at_s in enumerate(arrivals)
+        )
+
+
+def main(
+    request_rate: float = 2000.0,
+    duration: float = 5.0,
+    num_tokens: int = 25,
+    workers: int = 1,
+    loop: EventLoop = EventLoop.ASYNCIO,
+    stub_loop: EventLoop = EventLoop.ASYNCIO,
+    repeats: int = 3,
+    out: Annotated[Path | None, typer.Option(help="Where to write the figures.")] = Path(
+        "results/micro/replay_client.json"
+    ),
+) -> None:
+    """Sends the load ``repeats`` times and prints one JSON line for each."""
+    load = Load(request_rate, duration, num_tokens)
+    rows = []
+    for _ in range(repeats):
+        rows.append(_measure(load, workers, loop, stub_loop))
+        typer.echo(json.dumps(rows[-1]))
+    if out is not None:
+        setting = {"workers": workers, "loop": loop, "stub_loop": stub_loop, "uvloop": package_version("uvloop")}
+        document = {"load": asdict(load), "setting": setting, "machine": describe_machine(), "rows": rows}
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _measure(load: Load, workers: int, loop: EventLoop, stub_loop: EventLoop) -> dict[str, float | None]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    stub = context.Process(target=serve_stub, args=(StubOptions(load.num_tokens, loop=stub_loop), theirs))
+    stub.start()
+    theirs.close()
+    try:
+        job = Job(
+            address=parse_url(f"http://127.0.0.1:{ours.recv()}"),
+            endpoint=COMPLETIONS,
+            headers={},
+            timeout_s=60.0,
+            prompt=PromptForm.TOKENS,
+            body=BodyOptions(vocab_size=32_000),
+            models={None: "stub"},
+            outputs=frozenset(),
+            send=SendOptions(),
+            requests=load.requests(),
+            loop=loop,
+        )
+        return _figures(send_traffic(job, workers, lambda time_s, num_done: None))
+    finally:
+        ours.close()
+        stub.join()
+
+
+def _figures(traffic: SentTraffic) -> dict[str, float | None]:
+    finished = [seen for seen in traffic.observations if seen.finished]
+    usage = check_usage(traffic.observations, exact_prompt=True, asked_prompt_tokens=0)
+    arrivals = check_arrivals(traffic.observations)
+    # Steady state: the requests of the last drain take no new ones along.
+    window_s = max(seen.record.arrival_s for seen in traffic.observations)
+    tokens = np.concatenate([np.array(seen.record.token_times) for seen in finished])
+    return {
+        "requests_per_s": round(arrivals.sent.rate or 0.0, 1),
+        "tokens_per_s": round(float((tokens <= window_s).sum()) / window_s, 1),
+        **{f"failed: {kind}": number for kind, number in count_failures(traffic.observations).items()},
+        "wrong_counts": usage.contradictions + usage.wrong_length,
+        "mean_send_lag_ms": round(arrivals.mean_send_lag_ms or 0.0, 3),
+        "p99_send_lag_ms": round(arrivals.p99_send_lag_ms or 0.0, 3),
+        "max_send_lag_ms": round(arrivals.max_send_lag_ms or 0.0, 3),
+        "sender_processor_us_per_request": round(traffic.processor_s / len(traffic.observations) * 1e6, 1),
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,161 @@
+"""What a server sent for one request, read from the stream of an OpenAI-compatible API."""
+
+import asyncio
+import json
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.replay.faults import Fault, FaultKind, HttpFault
+from bench.replay.http import Head
+from bench.replay.refusal import error_message, plain_fault
+from bench.replay.server_info import ServerTimes, server_times
+from bench.replay.sse import EventStream
+
+MAX_ERROR_BYTES = 1 << 16
+_END_OF_STREAM = b"[DONE]"
+# Without the search for the encoding that json.loads makes of bytes: this runs once per token.
+_parse_json = json.JSONDecoder().decode
+
+
+@dataclass(slots=True)
+class Answer:
+    """One attempt at one request. Times are of ``time.monotonic``; ``token_times`` has one entry per event with tokens.
+
+    Counts are what the server's ``usage`` says, None where it does not; ``streamed_tokens`` is counted here, exactly
+    when the server sends token ids (``has_token_ids``), else one per event. ``fault`` None means a whole answer.
+    """
+
+    sent_s: float
+    fault: Fault | None = None
+    token_times: "array[float]" = field(default_factory=lambda: array("d"))
+    streamed_tokens: int = 0
+    has_token_ids: bool = False
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    server_times: ServerTimes | None = None
+    finish_reason: str | None = None
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+
+    @property
+    def output_tokens(self) -> int:
+        """What the server counted, or else what was streamed."""
+        return self.streamed_tokens if self.completion_tokens is None else self.completion_tokens
+
+
+class AnswerReader:
+    """Reads one response into ``answer`` and resolves ``finished`` when it has ended, well or not.
+
+    ``keep`` also gathers the text and the token ids, for turns that send them back.
+    """
+
+    def __init__(self, sent_s: float, keep: bool = False) -> None:
+        self.answer = Answer(sent_s)
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._events: EventStream | None = None
+        self._head: Head | None = None
+        self._plain = b""
+        self._done = False
+        self._keep = keep
+        self._texts: list[str] = []
+        self._token_ids: list[int] = []
+
+    def on_head(self, head: Head) -> None:
+        self._head = head
+        content_type = head.headers.get("content-type", "")
+        if head.status == 200 and content_type.startswith("text/event-stream"):
+            self._events = EventStream()
+
+    def on_body(self, data: bytes, now_s: float) -> None:
+        if self._events is None:
+            self._plain += data[: MAX_ERROR_BYTES - len(self._plain)]
+            return
+        for event in self._events.feed(data):
+            self._read_event(event, now_s)
+
+    def on_end(self, fault: Fault | None) -> None:
+        answer = self.answer
+        if self._events is not None and not self._done:
+            try:
+                for event in self._events.close():
+                    self._read_event(event, answer.token_times[-1] if answer.token_times else answer.sent_s)
+            except HttpFault as error:
+                fault = fault or Fault(FaultKind.MALFORMED, str(error))
+        answer.fault = answer.fault or self._judge(fault)
+        answer.text, answer.token_ids = "".join(self._texts), tuple(self._token_ids)
+        if not self.finished.done():
+            self.finished.set_result(None)
+
+    def _judge(self, fault: Fault | None) -> Fault | None:
+        """The fault of a response that has ended; ``fault`` is the connection's."""
+        if self._head is None or self._events is None:
+            return fault if fault is not None or self._head is None else plain_fault(self._head, self._plain)
+        if self._done:
+            return (
+                None if self.answer.token_times else Fault(FaultKind.EMPTY, f"usage says {self.answer.output_tokens}")
+            )
+        if fault is not None:
+            return fault
+        if self.answer.finish_reason is not None and self.answer.token_times:
+            return None  # some servers close the stream without [DONE]
+        return Fault(FaultKind.CUT_SHORT, f"the stream ended after {self.answer.streamed_tokens} tokens")
+
+    def _read_event(self, event: bytes, now_s: float) -> None:
+        if event == _END_OF_STREAM:
+            self._done = True
+            return
+        try:
+            document = _parse_json(event.decode())
+        except ValueError:  # of JSON or of UTF-8
+            raise HttpFault(f"an event that is not JSON: {event[:60]!r}") from None
+        if type(document) is not dict:
+            raise HttpFault(f"an event that is no object: {event[:60]!r}")
+        if document.get("error") is not None:
+            self.answer.fault = Fault(FaultKind.ERROR_EVENT, error_message(document["error"]))
+            return
+        choices = document.get("choices")
+        if choices:
+            self._read_choice(choices[0], now_s)
+        usage = document.get("usage")
+        if usage:
+            self._read_usage(usage)
+        if (metrics := document.get("metrics")) is not None and self.answer.server_times is None:
+            self.answer.server_times = server_times({"metrics": metrics})
+
+    def _read_choice(self, choice: Mapping[str, Any], now_s: float) -> None:
+        """Takes in one piece of the answer.
+
+        A piece counts as tokens when it carries text or token ids, and also when it is empty because a tokenizer holds
+        back half a character; the announcement of the role and the mere end of the answer do not count.
+        """
+        answer = self.answer
+        delta = choice.get("delta")
+        if delta is None:
+            text, is_frame = choice.get("text"), False
+        else:
+            text = delta.get("content") or delta.get("reasoning_content") or delta.get("reasoning")
+            is_frame = "role" in delta
+        reason, token_ids = choice.get("finish_reason"), choice.get("token_ids")
+        if reason is not None:
+            answer.finish_reason = reason
+        if not text and not token_ids and (is_frame or reason is not None):
+            return
+        answer.token_times.append(now_s)
+        if token_ids:
+            answer.has_token_ids = True
+            answer.streamed_tokens += len(token_ids)
+        else:
+            answer.streamed_tokens += 1
+        if self._keep:
+            self._texts.append(text or "")
+            self._token_ids += token_ids or ()
+
+    def _read_usage(self, usage: Mapping[str, Any]) -> None:
+        answer = self.answer
+        answer.prompt_tokens = usage.get("prompt_tokens")
+        answer.completion_tokens = usage.get("completion_tokens")
+        answer.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+        answer.server_times = server_times(usage) or answer.server_times

@@ -1,0 +1,53 @@
+"""Server-sent events out of a byte stream (WHATWG HTML, section 9.2.6)."""
+
+from bench.replay.faults import HttpFault
+
+MAX_EVENT_BYTES = 1 << 24
+
+
+class EventStream:
+    """Cuts a stream, however it is split into pieces, into the data of its events.
+
+    Only ``data`` fields matter here; comments and other fields are skipped. Lines end in LF or CR LF; a lone CR, which
+    the standard allows too, does not end one. Bytes stay bytes: a character split between two pieces is whole again
+    before anything decodes it.
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._data: list[bytes] = []
+
+    def feed(self, piece: bytes) -> list[bytes]:
+        """The data of every event that ``piece`` completes. Raises HttpFault for an event without an end."""
+        if not self._rest and not self._data and _is_one_event(piece):
+            return [piece[6:-2]]
+        lines = (self._rest + piece if self._rest else piece).split(b"\n")
+        self._rest = lines.pop()
+        if len(self._rest) > MAX_EVENT_BYTES:
+            raise HttpFault(f"an event is longer than {MAX_EVENT_BYTES >> 20} MiB")
+        events = []
+        for line in lines:
+            if line[-1:] == b"\r":
+                line = line[:-1]
+            if not line:
+                if self._data:
+                    events.append(self._take())
+            elif line[:5] == b"data:":
+                self._data.append(line[6:] if line[5:6] == b" " else line[5:])
+        return events
+
+    def close(self) -> list[bytes]:
+        """What the end of the stream leaves: an event whose last line or blank line never came."""
+        events = self.feed(b"\n") if self._rest else []
+        return [*events, self._take()] if self._data else events
+
+    def _take(self) -> bytes:
+        data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+        self._data.clear()
+        return data
+
+
+def _is_one_event(piece: bytes) -> bool:
+    """Whether the piece is one line of data and its blank line, which is how a token comes."""
+    end = len(piece) - 2
+    return piece[:6] == b"data: " and piece[end:] == b"\n\n" and piece.find(b"\n") == end and piece[end - 1] != 13

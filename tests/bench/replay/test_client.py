@@ -1,0 +1,192 @@
+"""One request against a server that behaves, and against one that does not."""
+
+import asyncio
+import json
+import time
+
+import pytest
+
+from bench.replay.answer import Answer
+from bench.replay.client import Client
+from bench.replay.faults import FaultKind
+from bench.replay.http import parse_url
+from bench.replay.settings import CHAT, COMPLETIONS
+from libra.errors import LibraError
+from tests.bench.replay.stub_server import Behaviour, serving
+
+BODY = json.dumps({"model": "stub", "prompt": [1, 2, 3], "max_tokens": 4}).encode()
+MESSAGES = json.dumps({"model": "stub", "messages": [{"role": "user", "content": "a b"}], "max_tokens": 4}).encode()
+
+
+def post(behaviour: Behaviour, body: bytes = BODY, endpoint: str = COMPLETIONS, timeout_s: float = 5.0) -> Answer:
+    async def run() -> Answer:
+        async with serving(behaviour) as stub:
+            client = Client(parse_url(stub.url), endpoint, {}, timeout_s)
+            try:
+                return await client.post(body, "r1", keep=True)
+            finally:
+                client.close()
+
+    return asyncio.run(run())
+
+
+def test_an_answer_holds_times_counts_and_text() -> None:
+    start_s = time.monotonic()
+    answer = post(Behaviour(ttft_s=0.05, tpot_s=0.02, cached_tokens=2, token_ids=True))
+    assert answer.fault is None
+    assert (answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens) == (3, 4, 2)
+    assert (answer.streamed_tokens, answer.token_ids, answer.text) == (4, (0, 1, 2, 3), " word" * 4)
+    assert answer.finish_reason == "length"
+    times = list(answer.token_times)
+    assert start_s + 0.05 <= times[0]
+    assert times == sorted(times)
+    assert times[-1] - times[0] >= 0.05
+
+
+def test_chat_counts_no_token_for_the_role() -> None:
+    answer = post(Behaviour(ttft_s=0.05), MESSAGES, CHAT)
+    assert answer.fault is None
+    assert answer.streamed_tokens == len(answer.token_times) == 4
+    assert answer.token_times[0] - answer.sent_s >= 0.05
+    assert answer.text == " word" * 4
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_split_frames_and_characters_change_nothing(size: int) -> None:
+    answer = post(Behaviour(split_bytes=size, text=" é…🦙"))
+    assert answer.fault is None
+    assert answer.text == " é…🦙" * 4
+    assert answer.completion_tokens == answer.streamed_tokens == 4
+
+
+def test_an_empty_piece_is_a_token_whose_character_is_not_whole_yet() -> None:
+    answer = post(Behaviour(text=""))
+    assert answer.fault is None
+    assert answer.streamed_tokens == 3  # the last piece carries the end of the answer and no text
+
+
+def test_a_missing_usage_leaves_the_counts_to_the_client() -> None:
+    answer = post(Behaviour(usage=False))
+    assert answer.fault is None
+    assert answer.completion_tokens is None
+    assert answer.output_tokens == 4
+
+
+@pytest.mark.parametrize(
+    ("fault", "label", "detail"),
+    [
+        ("404", "http 404", "told to answer 404"),
+        ("500", "http 500", "told to answer 500"),
+        ("reset", "reset", ""),
+        ("cut", "cut short", "after 1 tokens"),
+        ("error", "error in stream", "out of blocks"),
+        ("junk", "malformed", "not JSON"),
+        ("plain", "not streamed", "not a stream"),
+    ],
+)
+def test_every_failure_has_its_kind(fault: str, label: str, detail: str) -> None:
+    answer = post(Behaviour(script=[fault]))
+    assert answer.fault is not None
+    assert answer.fault.label == label
+    assert detail in answer.fault.detail
+
+
+def test_a_stall_ends_at_the_timeout_with_the_tokens_there_are() -> None:
+    answer = post(Behaviour(script=["stall"]), timeout_s=0.3)
+    assert answer.fault is not None
+    assert answer.fault.kind is FaultKind.TIMEOUT
+    assert answer.streamed_tokens == 1
+
+
+def test_a_busy_server_says_when_to_come_back() -> None:
+    answer = post(Behaviour(script=["429"], retry_after="7"))
+    assert answer.fault is not None
+    assert answer.fault.is_refusal
+    assert answer.fault.is_transient
+    assert answer.fault.retry_after_s == 7.0
+    dated = post(Behaviour(script=["429"], retry_after="Wed, 21 Oct 2015 07:28:00 GMT"))
+    assert dated.fault is not None
+    assert dated.fault.retry_after_s == 0.0
+
+
+def test_no_server_is_a_failure_and_no_exception() -> None:
+    async def run() -> Answer:
+        return await Client(parse_url("http://127.0.0.1:9"), COMPLETIONS, {}, 2.0).post(BODY, "r1")
+
+    answer = asyncio.run(run())
+    assert answer.fault is not None
+    assert answer.fault.kind is FaultKind.CONNECT
+
+
+def test_connections_are_used_again_and_lost_ones_replaced() -> None:
+    async def run() -> tuple[int, list[Answer], int]:
+        async with serving(Behaviour(script=["ok", "ok", "reset"])) as stub:
+            client = Client(parse_url(stub.url), COMPLETIONS, {"X-Test": "1"}, 5.0)
+            answers = [await client.post(BODY, f"r{number}") for number in range(3)]
+            client.close()
+            assert stub.headers[0]["X-Test"] == "1"
+            return len(stub.bodies), answers, client.num_reconnects
+
+    num_bodies, answers, num_reconnects = asyncio.run(run())
+    assert [answer.fault for answer in answers] == [None, None, None]
+    # The third met a reset before its first byte on a used connection, and went out again on a new one.
+    assert (num_bodies, num_reconnects) == (4, 1)
+
+
+def test_raw_answers_a_proxy_might_give() -> None:
+    event = b'data: {"choices":[{"text":"a","finish_reason":"stop"}]}\n\n'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+    answers = {
+        "until closed": head + b"\r\n" + event + b"data: [DONE]\n\n",
+        "no DONE": head + b"Content-Length: %d\r\n\r\n" % len(event) + event,
+        "interim": b"HTTP/1.1 100 Continue\r\n\r\n" + head + b"\r\n" + event,
+    }
+    assert {name: _raw(data).fault for name, data in answers.items()} == dict.fromkeys(answers)
+    broken = {
+        "no HTTP": b"SSH-2.0-OpenSSH\r\n\r\n",
+        "no end of head": b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000,
+        "bad length": b"HTTP/1.1 200 OK\r\nContent-Length: five\r\n\r\n",
+    }
+    for data in broken.values():
+        fault = _raw(data).fault
+        assert fault is not None
+        assert fault.kind is FaultKind.MALFORMED
+    html = _raw(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 13\r\n\r\n<h1>busy</h1>").fault
+    assert str(html) == "http 502: <h1>busy</h1>"
+
+
+def _raw(data: bytes) -> Answer:
+    """The answer to one request from a server that sends ``data`` and closes."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(data)
+        await writer.drain()
+        writer.close()
+
+    async def run() -> Answer:
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server:
+            return await Client(parse_url(f"127.0.0.1:{port}"), COMPLETIONS, {}, 5.0).post(BODY, "r1")
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("localhost:8000", "http://localhost:8000"),
+        ("http://a.b/v1/", "http://a.b"),
+        ("https://a.b/api/v1", "https://a.b/api"),
+        ("http://[::1]:80", "http://[::1]"),
+    ],
+)
+def test_addresses(url: str, text: str) -> None:
+    assert str(parse_url(url)) == text
+
+
+@pytest.mark.parametrize("url", ["ftp://a", "http://", "http://a:port", "http://a:99999"])
+def test_wrong_addresses_are_refused(url: str) -> None:
+    with pytest.raises(LibraError, match=r"write http://host:port"):
+        parse_url(url)
