@@ -12,6 +12,7 @@ from libra.engine.build import CacheSizes
 from libra.engine.build_cpu import RealLink, build_cpu_engine, find_adapters
 from libra.engine.engine import Engine
 from libra.errors import LibraError
+from libra.kernels.backend import make_backend
 from libra.model.adapter_store import AdapterStore
 from libra.model.llama import LlamaModel, load_model
 from libra.model.tiny import TINY_SIZES, TinyAdapters, make_tiny
@@ -33,7 +34,7 @@ class CpuPlatform(Platform):
         self._num_loras = settings.num_loras or self.defaults.num_loras
         made = name in TINY_SIZES and not Path(name).is_dir()
         directory = _random_model(name, self._num_loras, settings.ranks or self.defaults.ranks) if made else Path(name)
-        self._network: LlamaModel = load_model(directory, settings.dtype)
+        self._network: LlamaModel = load_model(directory, settings.dtype, backend=make_backend(settings.backend))
         adapters = find_adapters(settings.lora_dir or directory / "adapters")
         if not adapters:
             raise LibraError(f"no PEFT adapter below {settings.lora_dir or directory / 'adapters'}; give --lora-dir")

@@ -12,7 +12,8 @@ from libra.engine.line_fit import LineFit
 from libra.engine.machine import keep_freed_memory, processor_name
 from libra.engine.sequence import Sequence
 from libra.errors import LibraError
-from libra.model.attention import Span, plan_attention
+from libra.model.attention import Span
+from libra.model.backend import AdapterUse
 from libra.model.bank import AdapterBank, StitchedAdapter
 from libra.model.llama import LlamaModel, StepInputs
 from libra.model.lora import ActiveAdapters, GatheredAdapters, Segment, module_groups
@@ -45,6 +46,8 @@ class TorchExecutor(Executor):
         self._clock = clock
         self._kv = PagedKV(hbm, model.spec, block_tokens)
         self._layouts = {name: UnitLayout.of(spec, model.spec, block_tokens) for name, spec in adapters.items()}
+        self._planner = model.backend.planner(self._kv, model.spec, self._layouts)
+        stitch = stitch and not self._planner.reads_adapters
         self._bank = AdapterBank(model.spec, self._layouts, model.dtype) if stitch else None
         self._bags: tuple[object, list[Bag] | None] = (None, None)
         self._sampler = Sampler(seed)
@@ -58,13 +61,16 @@ class TorchExecutor(Executor):
         decode = sorted(batch.decode, key=lambda sequence: sequence.num_computed)
         chunks = sorted(batch.prefill, key=lambda chunk: chunk.sequence.adapter_id or "")
         yielding = [*decode, *(chunk.sequence for chunk in chunks if chunk.is_last)]
-        sampled = dict(zip(yielding, self._sample(yielding, self._forward(decode, chunks)), strict=True))
+        logits = self._forward(decode, chunks)
+        sampled = dict(zip(yielding, self._sampler.sample(logits, yielding), strict=True))
         ended_s = self._clock.now()
         if chunks:
             num_tokens = len(decode) + sum(chunk.num_tokens for chunk in chunks)
             self._prefill_fit.add(num_tokens, ended_s - started_s)
         callers_order = [*batch.decode, *(chunk.sequence for chunk in batch.prefill if chunk.is_last)]
-        return StepResult([ended_s], [sampled[sequence] for sequence in callers_order])
+        drawn = [sampled[sequence] for sequence in callers_order]
+        asked = any(sequence.sampling.logprobs is not None for sequence in yielding)
+        return StepResult([ended_s], [one.token for one in drawn], [one.logprobs for one in drawn] if asked else ())
 
     def prefill_seconds(self, num_tokens: int) -> float:
         """From a line fitted to the steps measured so far; see ``warm_up``."""
@@ -72,7 +78,17 @@ class TorchExecutor(Executor):
 
     def describe(self) -> str:
         dtype = str(self._model.dtype).removeprefix("torch.")
-        return f"measured on cpu ({processor_name()}, {torch.get_num_threads()} threads, {dtype})"
+        backend = "" if self._model.backend.name == "torch" else f", {self._model.backend.name} kernels interpreted"
+        return f"measured on cpu ({processor_name()}, {torch.get_num_threads()} threads, {dtype}{backend})"
+
+    def add_adapter(self, spec: AdapterSpec) -> None:
+        self._layouts[spec.adapter_id] = UnitLayout.of(spec, self._model.spec, self._kv.block_tokens)
+        self._planner = self._model.backend.planner(self._kv, self._model.spec, self._layouts)
+
+    def remove_adapter(self, adapter_id: str) -> None:
+        """The planner may keep what it knows: nobody asks for it any more, and ``add_adapter`` makes a new one."""
+        del self._layouts[adapter_id]
+        self.forget(adapter_id)
 
     def forget(self, adapter_id: str) -> None:
         """Tells that ``adapter_id`` left HBM, so that its stitched copy may go. Optional: generations tell as well."""
@@ -90,7 +106,7 @@ class TorchExecutor(Executor):
             for count in (num_tokens, num_tokens // 4, 1):
                 span = Span(table, 0, max(1, min(count, capacity)))
                 started_s = self._clock.now()
-                self._compute([], [span], np.zeros(span.num_tokens, dtype=np.int64), np.array([0]), None)
+                self._compute([], [span], np.zeros(span.num_tokens, dtype=np.int64), np.array([0]))
                 if measured:
                     self._prefill_fit.add(span.num_tokens, self._clock.now() - started_s)
 
@@ -104,9 +120,9 @@ class TorchExecutor(Executor):
         ends = np.cumsum([span.num_tokens for span in (*decode_spans, *chunk_spans)])
         last = [len(decode) + i for i, chunk in enumerate(chunks) if chunk.is_last]
         output_rows = ends[[*range(len(decode)), *last]] - 1
-        return self._compute(
-            decode_spans, chunk_spans, tokens.astype(np.int64), output_rows, self._adapters(decode, chunks)
-        )
+        use = self._adapter_use(decode, chunks)
+        own = None if use is None or self._planner.reads_adapters else self._adapters(use, decode, chunks)
+        return self._compute(decode_spans, chunk_spans, tokens.astype(np.int64), output_rows, use, own)
 
     def _compute(
         self,
@@ -114,37 +130,44 @@ class TorchExecutor(Executor):
         prefill: list[Span],
         tokens: np.typing.NDArray[np.int64],
         output_rows: np.typing.NDArray[np.int64],
-        adapters: ActiveAdapters | None,
+        use: AdapterUse | None = None,
+        adapters: ActiveAdapters | None = None,
     ) -> torch.Tensor:
+        """``adapters`` are those of ``use``, in a form made here unless the planner reads them itself."""
         spans = [*decode, *prefill]
         limit = self._model.config.max_length
         if max(span.end for span in spans) > limit:
             raise LibraError(f"a context beyond the {limit} tokens of {self._model.spec.name}; send shorter requests")
         positions = np.concatenate([np.arange(span.start, span.end) for span in spans])
+        plan = self._planner.plan(decode, prefill, use)
         step = StepInputs(
-            torch.from_numpy(tokens),
-            torch.from_numpy(positions),
-            torch.from_numpy(output_rows),
-            plan_attention(self._kv, decode, prefill, self._model.dtype),
+            torch.from_numpy(tokens), torch.from_numpy(positions), torch.from_numpy(output_rows), plan.attention
         )
-        return self._model.forward(step, self._kv, adapters)
+        return self._model.forward(step, self._kv, adapters or plan.adapters)
 
-    def _adapters(self, decode: list[Sequence], chunks: list[PrefillChunk]) -> ActiveAdapters | None:
+    def _adapter_use(self, decode: list[Sequence], chunks: list[PrefillChunk]) -> AdapterUse | None:
         sequences = [*decode, *(chunk.sequence for chunk in chunks)]
-        used = {s.adapter_id: (s.adapter_generation, s.adapter_blocks) for s in sequences if s.adapter_id is not None}
-        if not used:
+        blocks = {s.adapter_id: s.adapter_blocks for s in sequences if s.adapter_id is not None}
+        if not blocks:
             return None
-        segments = _segments(chunks, start=len(decode))
+        each = [Segment(i, i + 1, sequence.adapter_id) for i, sequence in enumerate(decode)]
+        return AdapterUse([*each, *_segments(chunks, start=len(decode))], blocks)
+
+    def _adapters(self, use: AdapterUse, decode: list[Sequence], chunks: list[PrefillChunk]) -> ActiveAdapters:
+        """The adapters of ``use``, stitched or gathered."""
         if self._bank is None:
             units = {
                 name: gather_units(self._hbm, torch.tensor(blocks), self._layouts[name])
-                for name, (_, blocks) in used.items()
+                for name, blocks in use.blocks.items()
             }
-            each = [Segment(i, i + 1, sequence.adapter_id) for i, sequence in enumerate(decode)]
-            return GatheredAdapters(module_groups(self._model.spec), [*each, *segments], units, self._layouts)
+            return GatheredAdapters(module_groups(self._model.spec), use.segments, units, self._layouts)
+        sequences = [*decode, *(chunk.sequence for chunk in chunks)]
+        used = {s.adapter_id: (s.adapter_generation, s.adapter_blocks) for s in sequences if s.adapter_id is not None}
         entries = self._bank.stitch(self._hbm, used)
         owners = [None if s.adapter_id is None else entries[s.adapter_id] for s in decode]
-        return StitchedAdapters(self._bank, entries, self._decode_bags(self._bank, owners), len(decode), segments)
+        return StitchedAdapters(
+            self._bank, entries, self._decode_bags(self._bank, owners), len(decode), use.segments[len(decode) :]
+        )
 
     def _decode_bags(self, bank: AdapterBank, owners: list[StitchedAdapter | None]) -> list[Bag] | None:
         """The bags of each group, None when no sequence has an adapter. Decode batches stay the same for many steps,
@@ -155,9 +178,6 @@ class TorchExecutor(Executor):
             made = {pieces: Bag(owners, pieces, bank.capacity) for pieces in distinct}
             self._bags = (key, [made[group.pieces] for group in bank.groups] if made else None)
         return self._bags[1]
-
-    def _sample(self, sequences: list[Sequence], logits: torch.Tensor) -> list[int]:
-        return self._sampler.sample(logits, [s.sampling for s in sequences], [s.num_tokens for s in sequences])
 
 
 def _segments(chunks: list[PrefillChunk], start: int) -> list[Segment]:

@@ -59,6 +59,12 @@ class AdapterStore(Mapping[str, AdapterSpec]):
         self._sources[name] = source
         return source.spec
 
+    def remove(self, adapter_id: str) -> None:
+        """Forgets an adapter. Raises LibraError when it is unknown."""
+        if adapter_id not in self._sources:
+            raise unknown("adapter", adapter_id, self._sources)
+        del self._sources[adapter_id]
+
     def packed(self, adapter_id: str) -> torch.Tensor:
         """The adapter's blocks read from disk, shape [num_blocks, block_elems].
 

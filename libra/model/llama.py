@@ -5,16 +5,17 @@ The order of operations is that of transformers, so that greedy tokens in float3
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from libra.model.attention import AttentionPlan, attend
+from libra.model.backend import Backend, TorchBackend
 from libra.model.config import ModelConfig, read_config
 from libra.model.linear import LinearMap, make_linear
 from libra.model.lora import DOWN, GATE_UP, OUTPUT, QKV, ActiveAdapters
 from libra.model.paged_kv import PagedKV
-from libra.model.rope import inverse_frequencies, rotate, rotations
+from libra.model.rope import inverse_frequencies, rotations
 from libra.model.weights import Checkpoint
 
 # Buffers of old checkpoints that are computed here; a tied model may store its head twice.
@@ -35,12 +36,13 @@ class DecoderLayer:
 
 @dataclass(frozen=True)
 class StepInputs:
-    """``tokens`` and ``positions`` int64 [tokens]; ``output_rows`` int64: the tokens whose logits are wanted."""
+    """``tokens`` and ``positions`` int64 [tokens]; ``output_rows`` int64: the tokens whose logits are wanted;
+    ``attention``: as the model's backend planned it."""
 
     tokens: torch.Tensor
     positions: torch.Tensor
     output_rows: torch.Tensor
-    attention: AttentionPlan
+    attention: Any
 
 
 class LlamaModel:
@@ -53,9 +55,12 @@ class LlamaModel:
         layers: list[DecoderLayer],
         final_norm: torch.Tensor,
         head: LinearMap,
+        backend: Backend | None = None,
     ) -> None:
+        """``backend`` None is torch."""
         self.config = config
         self.spec = config.spec
+        self.backend = backend or TorchBackend()
         self.dtype = embedding.dtype
         self._embedding = embedding
         self._layers = layers
@@ -68,71 +73,74 @@ class LlamaModel:
         """Logits [output rows, vocabulary] in float32. Mutates the pool: the step's tokens get their KV."""
         cos, sin = rotations(step.positions, self._frequencies, self.dtype)
         hidden = F.embedding(step.tokens, self._embedding)
+        delta = None
         for index, layer in enumerate(self._layers):
-            hidden = hidden + self._attention(index, layer, hidden, cos, sin, step.attention, kv, adapters)
-            hidden = hidden + self._mlp(index, layer, hidden, adapters)
-        wanted = self._norm(hidden.index_select(0, step.output_rows), self._final_norm)
-        return self._head(wanted).float()
+            # A layer's output joins the residual stream where the next norm reads it.
+            normed = self._add_norm(hidden, delta, layer.input_norm)
+            delta = self._attention(index, layer, normed, cos, sin, step.attention, kv, adapters)
+            normed = self._add_norm(hidden, delta, layer.post_norm)
+            delta = self._mlp(index, layer, normed, adapters)
+        hidden = hidden.index_select(0, step.output_rows)
+        if delta is not None:
+            delta = delta.index_select(0, step.output_rows)
+        return self._head(self._add_norm(hidden, delta, self._final_norm)).float()
 
     def _attention(
         self,
         index: int,
         layer: DecoderLayer,
-        hidden: torch.Tensor,
+        normed: torch.Tensor,
         cos: torch.Tensor,
         sin: torch.Tensor,
-        plan: AttentionPlan,
+        plan: Any,
         kv: PagedKV,
         adapters: ActiveAdapters | None,
     ) -> torch.Tensor:
-        spec = self.spec
-        normed = self._norm(hidden, layer.input_norm)
         qkv = layer.qkv(normed)
         if adapters is not None:
             adapters.add(index, QKV, normed, qkv)
-        heads = qkv.view(qkv.shape[0], -1, spec.head_dim)
-        num_rotated = spec.num_heads + spec.num_kv_heads
-        rotated = rotate(heads[:, :num_rotated], cos, sin)
-        queries, keys = rotated[:, : spec.num_heads], rotated[:, spec.num_heads :]
-        attended = attend(plan, kv, index, queries, keys, heads[:, num_rotated:])
+        heads = qkv.view(qkv.shape[0], -1, self.spec.head_dim)
+        attended = self.backend.attend(plan, kv, index, heads, cos, sin)
         output = layer.output(attended)
         if adapters is not None:
             adapters.add(index, OUTPUT, attended, output)
         return output
 
     def _mlp(
-        self, index: int, layer: DecoderLayer, hidden: torch.Tensor, adapters: ActiveAdapters | None
+        self, index: int, layer: DecoderLayer, normed: torch.Tensor, adapters: ActiveAdapters | None
     ) -> torch.Tensor:
-        normed = self._norm(hidden, layer.post_norm)
         gate_up = layer.gate_up(normed)
         if adapters is not None:
             adapters.add(index, GATE_UP, normed, gate_up)
-        gate, up = gate_up.chunk(2, dim=-1)
-        activated = F.silu(gate) * up
+        activated = self.backend.gate(gate_up)
         output = layer.down(activated)
         if adapters is not None:
             adapters.add(index, DOWN, activated, output)
         return output
 
-    def _norm(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """RMSNorm: the mean of squares in float32, the weight applied in the model's dtype."""
-        normed = F.rms_norm(hidden.float(), (hidden.shape[-1],), eps=self.config.rms_norm_eps)
-        return normed.to(self.dtype).mul_(weight)
+    def _add_norm(self, hidden: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor) -> torch.Tensor:
+        return self.backend.add_norm(hidden, delta, weight, self.config.rms_norm_eps)
 
 
-def load_model(directory: Path, dtype: str = "float32", prepack: bool = True) -> LlamaModel:
+def load_model(
+    directory: Path, dtype: str = "float32", prepack: bool = True, backend: Backend | None = None
+) -> LlamaModel:
     """Reads a Hugging Face directory. ``prepack`` False keeps the weights as they are stored (see ``make_linear``).
+    ``backend`` None is torch.
 
     Raises LibraError for whatever ``read_config`` and ``Checkpoint`` do.
     """
     config = read_config(directory, dtype)
-    return _Loader(config, Checkpoint(directory), getattr(torch, dtype), prepack).load()
+    return _Loader(config, Checkpoint(directory), getattr(torch, dtype), prepack, backend).load()
 
 
 class _Loader:
     """Reads the tensors that the architecture has, remembering their names to find those left over."""
 
-    def __init__(self, config: ModelConfig, checkpoint: Checkpoint, dtype: torch.dtype, prepack: bool) -> None:
+    def __init__(
+        self, config: ModelConfig, checkpoint: Checkpoint, dtype: torch.dtype, prepack: bool, backend: Backend | None
+    ) -> None:
+        self._backend = backend
         self._config = config
         self._checkpoint = checkpoint
         self._dtype = dtype
@@ -150,7 +158,8 @@ class _Loader:
         else:
             head = self._tensor("lm_head.weight", spec.vocab_size, spec.hidden_size)
         self._checkpoint.check_unused(self._used, _HARMLESS_TENSORS)
-        return LlamaModel(self._config, embedding, layers, final_norm, make_linear(head, None, self._prepack))
+        head_map = make_linear(head, None, self._prepack)
+        return LlamaModel(self._config, embedding, layers, final_norm, head_map, self._backend)
 
     def _layer(self, prefix: str) -> DecoderLayer:
         hidden_size, config = self._config.spec.hidden_size, self._config

@@ -11,6 +11,7 @@ from libra.engine.executor import PrefillChunk, StepBatch
 from libra.engine.sequence import SamplingParams, Sequence
 from libra.engine.torch_executor import TorchExecutor
 from libra.model.adapter_store import AdapterStore
+from libra.model.backend import Backend
 from libra.model.llama import load_model
 from libra.request import Request
 from tests.tiny_models import TinyModel
@@ -30,9 +31,14 @@ class Driver:
 
     @staticmethod
     def make(
-        tiny: TinyModel, block_tokens: int = 16, stitch: bool = True, dtype: str = "float32", prepack: bool = True
+        tiny: TinyModel,
+        block_tokens: int = 16,
+        stitch: bool = True,
+        dtype: str = "float32",
+        prepack: bool = True,
+        backend: Backend | None = None,
     ) -> "Driver":
-        model = load_model(tiny.directory, dtype, prepack)
+        model = load_model(tiny.directory, dtype, prepack, backend)
         store = AdapterStore(model.spec, block_tokens, model.dtype)
         for path in tiny.adapters.values():
             store.add(path)
