@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup bench test lint type format micro clean
+.PHONY: help setup bench reproduce test lint type format micro gpu clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -17,12 +17,15 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "libra needs Python 3.11 to 3.13; set PYTHON=python3.x")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)" -c constraints.txt
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[engine,plot,server,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[engine,plot,report,server,study,dev]'
 	touch $@
 
 bench: setup  ## the main job: compare policies on chatbot, in simulation at paper scale, then on the real CPU engine
 	$(BIN)/libra bench --workload chatbot --device sim:h800 --model llama3-8b --cache-fraction 0.4 --out runs/bench-sim
 	$(BIN)/libra bench --workload chatbot --device cpu --out runs/bench-cpu
+
+reproduce: setup  ## the paper's evaluation, figure by figure (20 minutes on two cores; SCALE=--quick for three)
+	$(BIN)/libra reproduce $(SCALE)
 
 test: setup  ## the test suite
 	$(BIN)/python -m pytest
@@ -40,6 +43,10 @@ format: setup  ## let ruff mend what it can
 
 micro: setup  ## the micro-benchmarks behind results/micro
 	$(BIN)/python -m pytest bench/micro --benchmark-only --benchmark-json=runs/micro.json
+
+# From a plain checkout too: whatever Python is there, with torch, triton, transformers and peft, will do.
+gpu:  ## all that is measured on a GPU, in under 9 minutes, to results/gpu/<device>; PEER_VLLM=DIR adds vLLM's kernels
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu.run_all $(if $(PEER_VLLM),--peer-vllm $(PEER_VLLM))
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) runs models build *.egg-info .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -4,17 +4,45 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from baselines.ablations import ABLATIONS
+from baselines.arc import ARC
+from baselines.caraserve import CARASERVE, CARASERVE_RANK_AWARE
+from baselines.chameleon import CHAMELEON, CHAMELEON_FCFS
+from baselines.clairvoyant import CLAIRVOYANT
+from baselines.gdsf import GDSF
+from baselines.halp import HALP
+from baselines.hawkeye import HAWKEYE
+from baselines.lfu import LFU
 from baselines.lru import LRU
 from baselines.order_only import ORDER_ONLY
+from baselines.rrip import RRIP
+from baselines.s3fifo import S3FIFO
+from baselines.sglang import SGLANG
 from baselines.slora import SLORA
 from baselines.vllm import VLLM, VLLM_ASYNC, VLLM_OFFLOAD
 from libra.cache.fastlibra import FASTLIBRA
+from libra.cache.libra_policy import LIBRA
 from libra.cache.policy import CachePolicy
 from libra.errors import LibraError
 from libra.registry import Registry
 
+SYSTEMS = (
+    LIBRA,
+    FASTLIBRA,
+    VLLM,
+    VLLM_ASYNC,
+    VLLM_OFFLOAD,
+    SGLANG,
+    SLORA,
+    CARASERVE,
+    CARASERVE_RANK_AWARE,
+    CHAMELEON,
+    CHAMELEON_FCFS,
+)
+RANKINGS = (LRU, ORDER_ONLY, LFU, RRIP, HAWKEYE, HALP, GDSF, S3FIFO, ARC, CLAIRVOYANT)
+
 POLICIES: Registry[CachePolicy] = Registry("policy")
-for _policy in (FASTLIBRA, VLLM, VLLM_ASYNC, VLLM_OFFLOAD, SLORA, LRU, ORDER_ONLY):
+for _policy in (*SYSTEMS, *RANKINGS, *ABLATIONS):
     POLICIES.add(_policy.name, _policy)
 
 

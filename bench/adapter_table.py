@@ -11,7 +11,7 @@ from bench.statistics import Estimate
 WORST_ADAPTERS = 5
 
 # Header, metric, scale to the header's unit.
-_COLUMNS = (
+COLUMNS = (
     ("TTFT mean\nms", "mean_ttft_ms", 1.0),
     ("TTFT p95\nms", "p95_ttft_ms", 1.0),
     ("TPOT mean\nms", "mean_tpot_ms", 1.0),
@@ -21,26 +21,36 @@ _COLUMNS = (
 )
 
 
+def slowest_adapters(summary: PolicySummary, limit: int = WORST_ADAPTERS) -> list[str]:
+    """The ``limit`` adapters with the highest mean TTFT, worst first; those that finished nothing are left out."""
+    ttfts = {name: _figure(summary, name, "mean_ttft_ms") for name in summary.per_adapter}
+    served = {name: ttft for name, ttft in ttfts.items() if ttft is not None}
+    return sorted(served, key=lambda name: (-served[name], name))[:limit]
+
+
+def adapter_cells(summary: PolicySummary, adapter: str) -> list[str]:
+    """Requests per seed, then the figures of ``COLUMNS``."""
+    figures = ((_figure(summary, adapter, metric), scale) for _, metric, scale in COLUMNS)
+    cells = [compact(None if figure is None else figure * scale) for figure, scale in figures]
+    return [count(_figure(summary, adapter, "num_prompts")), *cells]
+
+
 def adapter_table(summary: PolicySummary, limit: int = WORST_ADAPTERS) -> Table | None:
-    """The ``limit`` adapters with the highest mean TTFT, worst first; None when fewer than two finished anything."""
-    served = {
-        name: ttft for name in summary.per_adapter if (ttft := _figure(summary, name, "mean_ttft_ms")) is not None
-    }
+    """The slowest adapters as a table; None when fewer than two finished anything."""
+    served = slowest_adapters(summary, len(summary.per_adapter))
     if len(served) < 2:
         return None
-    worst = sorted(served, key=lambda name: (-served[name], name))[:limit]
+    worst = served[:limit]
     title = Text(f"Slowest {len(worst)} of {len(served):,} adapters under {summary.policy}", style="bold")
     table = Table(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1)
     )
     table.add_column("adapter", overflow="ellipsis", max_width=20, no_wrap=True)
     table.add_column("requests\nper seed", justify="right", no_wrap=True)
-    for header, _, _ in _COLUMNS:
+    for header, _, _ in COLUMNS:
         table.add_column(header, justify="right", no_wrap=True)
     for name in worst:
-        figures = ((_figure(summary, name, metric), scale) for _, metric, scale in _COLUMNS)
-        cells = [compact(None if figure is None else figure * scale) for figure, scale in figures]
-        table.add_row(name, count(_figure(summary, name, "num_prompts")), *cells)
+        table.add_row(name, *adapter_cells(summary, name))
     return table
 
 

@@ -9,7 +9,16 @@ from bench.bench_cli import bench
 from bench.compare_cli import compare
 from bench.doctor_cli import doctor
 from bench.model_cli import model_app
+from bench.peak_cli import peak
 from bench.policies_cli import policies
+from bench.profile_cli import profile
+from bench.replay.cli import replay
+from bench.report_cli import report
+from bench.reproduce_cli import reproduce
+from bench.scenario import ScenarioCommand
+from bench.serve_cli import ServeCommand, serve
+from bench.sweep_cli import sweep
+from bench.validate_cli import validate
 from bench.workload_cli import workload_app
 from libra import __version__
 from libra.errors import LibraError
@@ -20,9 +29,17 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(bench)
+app.command(cls=ScenarioCommand)(bench)
+app.command(cls=ScenarioCommand)(peak)
+app.command()(sweep)
 app.command()(compare)
+app.command()(report)
+app.command(cls=ServeCommand)(serve)
+app.command()(replay)
+app.command()(reproduce)
 app.command()(policies)
+app.command()(profile)
+app.command()(validate)
 app.command()(doctor)
 app.add_typer(workload_app, name="workload")
 app.add_typer(model_app, name="model")

@@ -35,6 +35,12 @@ def e2el_ms(record: RequestRecord) -> float | None:
     return (record.finish_s - record.arrival_s) * MILLISECONDS
 
 
+def tpt_ms(record: RequestRecord) -> float | None:
+    """Time per token, waiting and prefill included: arrival to last token over output tokens; None unless finished."""
+    latency_ms = e2el_ms(record)
+    return None if latency_ms is None or record.output_tokens < 1 else latency_ms / record.output_tokens
+
+
 def adapter_name(record: RequestRecord) -> str:
     """The adapter's id; the base model appears as ``(base)``."""
     return BASE_MODEL if record.adapter is None else record.adapter
@@ -86,6 +92,10 @@ class RequestColumns:
     @cached_property
     def e2el_ms(self) -> FloatArray:
         return np.array([e2el_ms(record) for record in self.records], dtype=float)
+
+    @cached_property
+    def tpt_ms(self) -> FloatArray:
+        return np.array([tpt_ms(record) for record in self.records], dtype=float)
 
     def part_ms(self, part: str) -> FloatArray:
         """One part of TTFT: queue, evict_wait (inside queue), adapter_load, kv_load or prefill."""

@@ -89,30 +89,30 @@ def _draw(comparison: PolicyComparison) -> Table:
         verdict = Text(word, style=style) if difference.low is not None else Text("  no interval", style="dim")
         percent = MISSING if difference.percent is None else f"{difference.percent:+.1f}"
         table.add_row(
-            _metric_label(difference.metric),
+            metric_label(difference.metric),
             compact(difference.a),
             compact(difference.b),
-            _signed(difference.difference),
-            _interval(difference),
+            signed(difference.difference),
+            signed_interval(difference),
             percent,
             verdict,
         )
     return table
 
 
-def _metric_label(metric: str) -> str:
+def metric_label(metric: str) -> str:
     statistic, _, latency = metric.partition("_")
     return f"{_LATENCY_NAMES[latency]} {statistic}"
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
     return f"+{compact(value)}" if value > 0 else compact(value)
 
 
-def _interval(difference: Difference) -> str:
+def signed_interval(difference: Difference) -> str:
     if difference.low is None or difference.high is None:
         return MISSING
-    return f"[{_signed(difference.low)}, {_signed(difference.high)}]"
+    return f"[{signed(difference.low)}, {signed(difference.high)}]"
 
 
 def _facts(comparison: PolicyComparison) -> Text:

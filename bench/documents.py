@@ -20,13 +20,16 @@ SCHEMA_VERSION = 1
 @dataclass(frozen=True)
 class RunInfo:
     """What meta.json says of a run's origin. ``trace_sha256`` goes from seed to the digest of the trace it replayed;
-    ``profile`` are the simulator's coefficients and where they came from, ``settings`` all options by flag name."""
+    ``profile`` are the simulator's coefficients and where they came from, ``settings`` all options by flag name.
+    ``warnings`` are the trace's and the run's, ``objectives_ms`` the limits by metric that requests were held to."""
 
     command: str
     conditions: Conditions
     settings: Mapping[str, Any] = field(default_factory=dict)
     trace_sha256: Mapping[int, str] = field(default_factory=dict)
     profile: Mapping[str, Any] | None = None
+    warnings: Sequence[str] = ()
+    objectives_ms: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -125,6 +128,8 @@ def meta_document(results: Sequence[RunResult], info: RunInfo, partial: bool, ro
         ],
         "trace_sha256": {str(seed): digest for seed, digest in info.trace_sha256.items()},
         "profile": None if info.profile is None else dict(info.profile),
+        "warnings": list(info.warnings),
+        "objectives_ms": dict(info.objectives_ms),
         "rows_sha256": rows_sha256,
         "source": source_revision(),
         "versions": package_versions(),

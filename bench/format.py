@@ -45,6 +45,13 @@ def count(value: float | None) -> str:
     return compact(value)
 
 
+def clock(duration_s: float) -> tuple[int, str]:
+    """The unit of a time axis that is ``duration_s`` long: its seconds and its name."""
+    if duration_s <= 300:
+        return 1, "s"
+    return (60, "min") if duration_s <= 3 * 3600 else (3600, "h")
+
+
 def _decimals(value: float) -> int:
     size = abs(value)
     if size == 0 or size >= 99.95:

@@ -134,6 +134,7 @@ def _request_metrics(columns: RequestColumns, window_s: float, objectives: Objec
     metrics |= distribution("ttft_ms", finished.ttft_ms)
     metrics |= distribution("tpot_ms", tpot_ms[~np.isnan(tpot_ms)])
     metrics |= distribution("itl_ms", finished.token_gaps_ms())
+    metrics |= distribution("tpt_ms", finished.tpt_ms)
     metrics |= distribution("e2el_ms", finished.e2el_ms)
     metrics |= {f"mean_{part}_ms": _mean(finished.part_ms(part)) for part in TTFT_PARTS}
     metrics |= {
@@ -152,7 +153,12 @@ def _goodput(columns: RequestColumns, finished: RequestColumns, window_s: float,
     """Attainment is over all requests that arrived: one refused or never finished has missed its objectives."""
     if not objectives:
         return {"request_goodput": None, "slo_attainment": None}
-    latencies = {"ttft": finished.ttft_ms, "tpot": finished.tpot_ms, "e2el": finished.e2el_ms}
+    latencies = {
+        "ttft": finished.ttft_ms,
+        "tpot": finished.tpot_ms,
+        "tpt": finished.tpt_ms,
+        "e2el": finished.e2el_ms,
+    }
     good = np.ones(len(finished), dtype=bool)
     for name, limit in objectives.limits().items():
         if limit is not None:

@@ -1,6 +1,7 @@
 """A run directory: written as a whole or not at all."""
 
 import csv
+import io
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -24,16 +25,19 @@ _STAGING_PREFIX = ".writing-"
 _PROBE_BYTES = 1 << 16
 
 
-def prepare_output(path: Path) -> None:
+def prepare_output(path: Path, schema: str = SCHEMA) -> None:
     """Checks before a long run that ``path`` can take its results; creates nothing.
 
-    A directory that does not exist yet or is empty will do, and so will an earlier run of libra: its files are replaced
-    together, once the new results are complete. Anything else is refused with LibraError.
+    A directory that does not exist yet or is empty will do, and so will an earlier run of libra, or whatever else
+    ``schema`` names: its files are replaced together, once the new results are complete. Anything else is refused with
+    LibraError.
     """
     if path.is_dir():
         names = {entry.name for entry in path.iterdir() if not entry.name.startswith(_STAGING_PREFIX)}
-        if names and not _is_run(path):
-            raise LibraError(f"--out {path}: holds files but no libra run; name an empty or a new directory")
+        if names and not _is_run(path, schema):
+            raise LibraError(
+                f"--out {path}: holds files but no {schema.replace('-', ' ')}; name an empty or a new directory"
+            )
         parent = path
     else:
         parent = next(ancestor for ancestor in (path, *path.absolute().parents) if ancestor.exists())
@@ -105,11 +109,17 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.write_text(csv_text(rows), encoding="utf-8", newline="")
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows with the union of their keys as columns; what JSON could not say is an empty cell."""
+    text = io.StringIO()
     fields = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fields, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(finite(row) for row in rows)
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(finite(row) for row in rows)
+    return text.getvalue()
 
 
 def _write_timeline(path: Path, results: Sequence[RunResult]) -> None:
@@ -136,13 +146,13 @@ def _num_samples(result: RunResult) -> int:
     return len(next(iter(result.timeline.values()), ()))
 
 
-def _is_run(path: Path) -> bool:
+def _is_run(path: Path, schema: str) -> bool:
     """Whether the directory's meta.json is one of ours, of whatever version."""
     try:
         meta = json.loads((path / META).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(meta, dict) and meta.get("schema") == SCHEMA
+    return isinstance(meta, dict) and meta.get("schema") == schema
 
 
 def _cannot_write(path: Path, error: OSError) -> LibraError:

@@ -2,9 +2,9 @@
 
 import os
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.settings import SIMULATED, BenchSettings, DeviceDefaults
+from bench.settings import CPU, SIMULATED, BenchSettings, DeviceDefaults
 from libra.cache.policy import CachePolicy
 from libra.engine.build import CacheSizes, build_simulated_engine, default_hbm_bytes
 from libra.engine.engine import Engine
@@ -13,6 +13,9 @@ from libra.errors import LibraError, unknown
 from libra.spec import DEVICES, MODELS, AdapterSpec, ModelSpec
 from workloads.adapters import assign_ranks
 from workloads.trace import Trace
+
+if TYPE_CHECKING:
+    from libra.model.llama import LlamaModel
 
 OPENMP_SPIN_COUNT = "20000"
 
@@ -55,6 +58,7 @@ class SimulatedPlatform(Platform):
         self._tensor_parallel = settings.tensor_parallel_size or self.model.default_tensor_parallel
         if settings.profile is not None:
             self._profile = load_profile(settings.profile)
+            self._profile.check_use(self.model, device_name, self._tensor_parallel)
         else:
             self._profile = datasheet_profile(self._device, self.model, self._tensor_parallel)
         if settings.link_gbps is not None:
@@ -83,6 +87,15 @@ def limit_openmp_spinning() -> None:
     """Makes OpenMP threads that wait for each other give up their core after some turns, instead of spinning for
     milliseconds on a machine that runs anything else. OpenMP reads it once: call it before torch is imported."""
     os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPIN_COUNT)
+
+
+def open_network(name: str, dtype: str) -> "LlamaModel":
+    """The model to measure, a directory or a random one made on first use. Imports torch. Raises LibraError."""
+    limit_openmp_spinning()
+    from bench.platform_cpu import model_directory
+    from libra.model.llama import load_model
+
+    return load_model(model_directory(name, CPU.num_loras, CPU.ranks), dtype)
 
 
 def open_platform(settings: BenchSettings) -> Platform:

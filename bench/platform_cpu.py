@@ -11,6 +11,7 @@ from libra.cache.policy import CachePolicy
 from libra.engine.build import CacheSizes
 from libra.engine.build_cpu import RealLink, build_cpu_engine, find_adapters
 from libra.engine.engine import Engine
+from libra.engine.profile import Profile
 from libra.errors import LibraError
 from libra.kernels.backend import make_backend
 from libra.model.adapter_store import AdapterStore
@@ -25,23 +26,26 @@ MODELS_DIRECTORY = Path("models")
 
 
 class CpuPlatform(Platform):
-    """A Hugging Face directory with its PEFT adapters, or a random model made on first use."""
+    """A Hugging Face directory with its PEFT adapters, or a random model made on first use.
+
+    ``pace`` drives its engines in virtual time on that profile (see build_cpu_engine).
+    """
 
     defaults = CPU
+    pace: Profile | None = None
 
     def __init__(self, settings: BenchSettings) -> None:
         name = settings.model or self.defaults.model
         self._num_loras = settings.num_loras or self.defaults.num_loras
-        made = name in TINY_SIZES and not Path(name).is_dir()
-        directory = _random_model(name, self._num_loras, settings.ranks or self.defaults.ranks) if made else Path(name)
-        self._network: LlamaModel = load_model(directory, settings.dtype, backend=make_backend(settings.backend))
+        directory = model_directory(name, self._num_loras, settings.ranks or self.defaults.ranks)
+        self.network: LlamaModel = load_model(directory, settings.dtype, backend=make_backend(settings.backend))
         adapters = find_adapters(settings.lora_dir or directory / "adapters")
         if not adapters:
             raise LibraError(f"no PEFT adapter below {settings.lora_dir or directory / 'adapters'}; give --lora-dir")
-        self.model = self._network.spec
+        self.model = self.network.spec
         self._config = settings.engine
         self._link = RealLink(settings.link_gbps)
-        self._store = AdapterStore(self.model, self._config.block_tokens, self._network.dtype)
+        self._store = AdapterStore(self.model, self._config.block_tokens, self.network.dtype)
         for path in adapters:
             self._store.add(path)
 
@@ -55,7 +59,7 @@ class CpuPlatform(Platform):
         requests = tuple(replace(request, adapter=names[request.adapter]) for request in trace.requests)
         adapters = {str(names[name]): self._store[str(names[name])].rank for name in trace.header.adapters}
         renamed = Trace(replace(trace.header, adapters=adapters), requests)
-        longest = self._network.config.max_length
+        longest = self.network.config.max_length
         output = max(request.output_tokens for request in requests)
         return cap_lengths(renamed, max_prompt_tokens=max(1, longest - output), max_output_tokens=longest - 1)
 
@@ -71,10 +75,16 @@ class CpuPlatform(Platform):
 
     def engine(self, policy: CachePolicy, adapters: list[AdapterSpec], sizes: CacheSizes) -> Engine:
         names = [spec.adapter_id for spec in adapters]
-        return build_cpu_engine(policy, self._network, self._store, names, sizes, self._config, self._link)
+        return build_cpu_engine(policy, self.network, self._store, names, sizes, self._config, self._link, self.pace)
 
     def profile(self) -> None:
         return None
+
+
+def model_directory(name: str, num_loras: int, ranks: tuple[int, ...]) -> Path:
+    """The directory ``name`` stands for: itself, or that of a random model of this size, made on first use."""
+    made = name in TINY_SIZES and not Path(name).is_dir()
+    return _random_model(name, num_loras, ranks) if made else Path(name)
 
 
 def _random_model(name: str, num_loras: int, ranks: tuple[int, ...]) -> Path:

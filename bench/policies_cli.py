@@ -13,7 +13,9 @@ def policies(
     from rich.console import Console
     from rich.table import Table
 
-    from baselines import POLICIES, find_policy
+    from baselines import POLICIES
+    from baselines.oracle import ORACLES
+    from bench.oracle import find_choice
     from bench.table import print_safely
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
@@ -22,9 +24,13 @@ def policies(
         table.add_column("composition")
         for known, policy in POLICIES.items():
             table.add_row(known, policy.summary)
+        for known, oracle in ORACLES.items():
+            table.add_row(known, oracle.summary)
     else:
         table.add_column("field", style="bold", no_wrap=True)
         table.add_column("value")
-        for field, value in find_policy(name).settings().items():
-            table.add_row(field, str(value))
+        every = [policy.settings() for policy in find_choice(name).candidates]
+        for field, value in every[0].items():
+            values = dict.fromkeys(str(settings[field]) for settings in every)
+            table.add_row(field, str(value) if len(values) == 1 else f"the best of: {', '.join(values)}")
     print_safely(Console(), table)

@@ -48,8 +48,48 @@ class RunProgress:
         return on_progress
 
 
+class TaskProgress:
+    """Counts tasks of which nothing is known until they end."""
+
+    def __init__(self, bar: Progress | None = None) -> None:
+        self._bar = bar
+
+    def tell(self, text: str) -> None:
+        """Says what is going on now."""
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], run=text)
+
+    def advance(self, text: str) -> None:
+        """One task has ended."""
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], advance=1, run=text)
+
+
 def _ignore(time_s: float, num_done: int) -> None:
     """Nobody watches."""
+
+
+@contextmanager
+def task_progress(
+    num_tasks: int, noun: str, *, done: int = 0, disable_tqdm: bool = False, console: Console | None = None
+) -> Iterator[TaskProgress]:
+    """Progress over ``num_tasks`` of ``noun``, of which ``done`` need no work, with the time left; where it is shown is
+    as for ``run_progress``."""
+    console = console or Console(stderr=True)
+    if disable_tqdm or not console.is_terminal:
+        yield TaskProgress()
+        return
+    columns = (
+        TextColumn("[bold]{task.fields[run]}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn(noun),
+        TextColumn("[dim]left"),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console, transient=True, expand=True) as bar:
+        bar.add_task("", total=num_tasks, completed=done, run="preparing")
+        yield TaskProgress(bar)
 
 
 @contextmanager

@@ -1,12 +1,16 @@
 """Reading a run directory back."""
 
+import gzip
+import io
 import json
+import zlib
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.documents import SCHEMA, SCHEMA_VERSION
-from bench.output import META, ROWS, SUMMARY_JSON, TIMELINE, file_digest
+from bench.output import META, ROWS, SUMMARY_JSON, TIMELINE
 from bench.rows import FIELDS, TEXT_FIELDS
 from libra.errors import LibraError
 
@@ -33,6 +37,10 @@ class SavedRun:
         """Seed -> digest of the trace it replayed."""
         return {int(seed): digest for seed, digest in self.meta["trace_sha256"].items()}
 
+    @property
+    def has_timeline(self) -> bool:
+        return (self.path / TIMELINE).is_file()
+
     def timeline(self) -> "pd.DataFrame":
         """The memory timeline of all policies and seeds. Raises LibraError when the file is missing or damaged."""
         import pandas as pd
@@ -46,16 +54,16 @@ class SavedRun:
 def load_run(path: Path) -> SavedRun:
     """Reads a run that ``write_run`` wrote, partial or not.
 
-    Raises LibraError when ``path`` is no run, comes from a newer schema, lacks a file, or has rows that do not belong
-    to its meta.json.
+    A run kept for good may hold its rows gzipped. Raises LibraError when ``path`` is no run, comes from a newer schema,
+    lacks a file, or has rows that do not belong to its meta.json.
     """
     meta = _read_meta(path)
-    rows_path = path / ROWS
-    if not rows_path.is_file():
-        raise LibraError(f"{path}: {ROWS} is missing; run the benchmark again")
-    if file_digest(rows_path) != meta["rows_sha256"]:
-        raise LibraError(f"{rows_path}: was changed after the run (its SHA-256 is not the one in {META}); run it again")
-    return SavedRun(path, meta, _read_json(path / SUMMARY_JSON), _read_rows(rows_path))
+    rows = _rows_bytes(path)
+    if sha256(rows).hexdigest() != meta["rows_sha256"]:
+        raise LibraError(
+            f"{path / ROWS}: was changed after the run (its SHA-256 is not the one in {META}); run it again"
+        )
+    return SavedRun(path, meta, _read_json(path / SUMMARY_JSON), _parse_rows(rows))
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
@@ -82,10 +90,22 @@ def _read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def _read_rows(path: Path) -> "pd.DataFrame":
+def _rows_bytes(path: Path) -> bytes:
+    plain, packed = path / ROWS, path / f"{ROWS}.gz"
+    if plain.is_file():
+        return plain.read_bytes()
+    if not packed.is_file():
+        raise LibraError(f"{path}: {ROWS} is missing; run the benchmark again")
+    try:
+        return gzip.decompress(packed.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise LibraError(f"{packed}: cannot be unpacked ({error}); run the benchmark again") from error
+
+
+def _parse_rows(rows: bytes) -> "pd.DataFrame":
     import pandas as pd
 
     # Only numbers may be missing: an adapter called "NA" or "null" keeps its name.
     empty_is_missing = {name: [""] for name in FIELDS if name not in TEXT_FIELDS}
     text = dict.fromkeys(TEXT_FIELDS, str)
-    return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=empty_is_missing)
+    return pd.read_csv(io.BytesIO(rows), dtype=text, keep_default_na=False, na_values=empty_is_missing)

@@ -7,7 +7,6 @@ override it.
 import inspect
 import re
 import tomllib
-from collections.abc import Collection
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from typer.core import TyperCommand
 from libra.errors import LibraError, unknown
 
 SCENARIO_HELP = "chatbot, translation, agents or scale, such as chatbot-50 for 50 adapters, or a TOML file of flags."
-DESCRIPTION = "description"
+DESCRIPTION, SCENARIO = "description", "scenario"
 # Flags about this run rather than the study.
-NOT_IN_FILES = frozenset({"scenario", "out", "disable_tqdm"})
+NOT_IN_FILES = frozenset({SCENARIO, "out", "report", "disable_tqdm"})
 # Two ways to say one thing: a flag for one of them also overrides the file's other one.
 ALTERNATIVES = (frozenset({"workload", "trace"}), frozenset({"hbm_cache_gib", "cache_fraction"}))
 SEPARATORS = {"goodput": " "}
@@ -83,24 +82,24 @@ def _options(path: Path) -> dict[str, str]:
         raise LibraError(f"cannot read scenario {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise LibraError(f"{path} is not TOML: {error}") from None
-    known = _keys()
+    known = {DESCRIPTION, *option_names()}
     for key in table:
         if key not in known:
             raise LibraError(f"{path}: {unknown('key', key, known)}")
-    return {key: _as_flag(path, key, value) for key, value in table.items() if key != DESCRIPTION}
+    return {key: option_text(path, key, value) for key, value in table.items() if key != DESCRIPTION}
 
 
-def _keys() -> Collection[str]:
-    """What a scenario may hold: the parameters of `libra bench`."""
+def option_names() -> set[str]:
+    """What a scenario may hold beside its description: the parameters of `libra bench`."""
     from bench.bench_cli import bench
 
-    return {DESCRIPTION, *(inspect.signature(bench).parameters.keys() - NOT_IN_FILES)}
+    return inspect.signature(bench).parameters.keys() - NOT_IN_FILES
 
 
-def _as_flag(path: Path, key: str, value: object) -> str:
+def option_text(path: Path, key: str, value: object) -> str:
     """A TOML value as the text a user would type: a list is joined as the flag of its name takes lists."""
     if isinstance(value, list):
-        return SEPARATORS.get(key, ",").join(_as_flag(path, key, part) for part in value)
+        return SEPARATORS.get(key, ",").join(option_text(path, key, part) for part in value)
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str | int | float):

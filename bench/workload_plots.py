@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.format import compact, count
+from bench.format import clock, compact, count
 from libra.errors import LibraError
 from libra.spec import GIB
 from workloads.arrivals import FloatArray
@@ -66,7 +66,7 @@ def _arrivals(inspection: Inspection) -> "Figure":
     rates = np.histogram(arrival_s[arrival_s < edges[-1]], edges)[0] / width
     mean = float(rates.mean())
     spread = 2 * np.sqrt(mean / width)
-    time, unit = _clock(duration_s)
+    time, unit = clock(duration_s)
     axes.axhspan(max(mean - spread, 0), mean + spread, color=FAINT, alpha=0.45, lw=0, label="Poisson, mean ± 2 sd")
     axes.stairs(rates, edges / time, color=BLUE, lw=1.3, baseline=None, label=f"requests in {width} s")
     axes.axhline(mean, color=INK, lw=0.8, ls=DASHES)
@@ -130,7 +130,7 @@ def _turns(inspection: Inspection) -> "Figure":
 def _memory(inspection: Inspection) -> "Figure":
     figure, (level, change) = _panels(inspection, f"Memory demand in flight, {inspection.model}", heights=(2, 1))
     demand = inspection.memory_demand
-    time, unit = _clock(inspection.header.duration_s)
+    time, unit = clock(inspection.header.duration_s)
     seconds = np.arange(len(demand.kv_bytes)) / time
     level.stackplot(
         seconds,
@@ -197,10 +197,3 @@ def _plain_ticks(axes: "Axes", y: bool = True) -> None:
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < MAX_RATIO_OF_FINE_TICKS * low else (1.0,)))
         axis.set_major_formatter("{x:,.0f}")
         axis.set_minor_formatter("")
-
-
-def _clock(duration_s: float) -> tuple[int, str]:
-    """Seconds in a unit of the time axis, and its name."""
-    if duration_s <= 300:
-        return 1, "s"
-    return (60, "min") if duration_s <= 3 * 3600 else (3600, "h")

@@ -54,9 +54,19 @@ def recorded_output(request: Request, vocab_size: int) -> Tokens | None:
     return segment_tokens(request.output, 0, request.output_tokens, vocab_size)
 
 
-def adapter_seed(adapter_id: str | None) -> int:
-    """The hash that starts every chain of one adapter; the base model has its own."""
-    return xxh3_64_intdigest(("base" if adapter_id is None else "adapter:" + adapter_id).encode())
+def replayed_output(request: Request, vocab_size: int) -> Tokens:
+    """The answer a replay of the trace decodes, shape [output_tokens]: the recorded one, or a filler named after the
+    request, so that every run of a trace sees the same tokens."""
+    output = recorded_output(request, vocab_size)
+    if output is None:
+        output = segment_tokens(f"output of request {request.id}", 0, request.output_tokens, vocab_size)
+    return output
+
+
+def adapter_seed(adapter_id: str | None, salt: str | None = None) -> int:
+    """The hash that starts every chain of one adapter; the base model has its own, and so has each salt."""
+    seed = xxh3_64_intdigest(("base" if adapter_id is None else "adapter:" + adapter_id).encode())
+    return seed if salt is None else xxh3_64_intdigest(salt.encode(), seed)
 
 
 def extend_block_hashes(hashes: list[int], tokens: Tokens, block_tokens: int, num_blocks: int, seed: int) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.replay.settings import COMPLETIONS, AnswerSource, EventLoop, PromptForm, ReplaySettings
+from bench.report_options import ReportFlag, wants_report
 from libra.errors import LibraError
 from workloads.demand import ARRIVAL_FORMS, Demand
 
@@ -100,6 +101,7 @@ def replay(
     scrape_interval: Annotated[float, typer.Option(help="Seconds between two samples.")] = 1.0,
     label: Annotated[str | None, typer.Option(help="Name of the run in tables.  [default: the server's]")] = None,
     out: Annotated[Path | None, typer.Option(help="Directory for rows.csv, requests.csv, mix.csv, ...")] = None,
+    report: ReportFlag = None,
     disable_tqdm: Annotated[bool, typer.Option("--disable-tqdm", help="No progress bar.")] = False,
 ) -> None:
     """Replay a workload against any OpenAI-compatible server, on schedule, and judge the run.
@@ -111,6 +113,7 @@ def replay(
     from bench.output import prepare_output
     from bench.replay.report import print_replay, replay_line, run_info, write_replay
     from bench.replay.run import run_replay
+    from bench.report.render import renew_report
 
     settings = ReplaySettings(
         url=url,
@@ -150,6 +153,7 @@ def replay(
         label=label,
         out=out,
     )
+    with_report = wants_report(report, out)
     if out is not None:
         prepare_output(out)
     outcome = run_replay(settings, _headers(api_key, header or []), disable_tqdm=disable_tqdm)
@@ -157,6 +161,7 @@ def replay(
         typer.echo(f"warning: {warning}", err=True)
     if out is not None:
         write_replay(out, outcome, run_info(settings, outcome, _command(sys.argv[1:])))
+        renew_report(out, with_report)
     print_replay(Console(), settings, outcome)
     typer.echo(replay_line(settings, outcome))
     if outcome.partial:

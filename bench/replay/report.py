@@ -16,6 +16,7 @@ from bench.replay.mix import adapter_rows, fairness, fairness_line, mix_csv, mix
 from bench.replay.outcome import ReplayOutcome
 from bench.replay.requests_csv import requests_csv
 from bench.replay.settings import ReplaySettings
+from bench.slo import parse_objectives
 from bench.table import print_comparison, print_safely, summary_line
 from workloads.trace import trace_sha256
 
@@ -37,6 +38,8 @@ def run_info(settings: ReplaySettings, outcome: ReplayOutcome, command: str) -> 
         conditions=outcome.conditions,
         settings=asdict(settings),
         trace_sha256={settings.seed: trace_sha256(outcome.trace)},
+        warnings=outcome.trace.header.warnings,
+        objectives_ms=parse_objectives(settings.goodput).limits(),
     )
 
 

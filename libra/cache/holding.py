@@ -1,9 +1,15 @@
 """What a sequence holds of the cache, claims of it, or needs from it."""
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 
-from libra.engine.link import Transfer
+from libra.engine.link import Arrival, Transfer
+from libra.errors import LibraError
+
+
+class AdapterInUse(LibraError):
+    """Something of an adapter is in use or in motion: it can be removed later."""
 
 
 class Admission(Enum):
@@ -16,7 +22,10 @@ class Admission(Enum):
 
 @dataclass(slots=True)
 class Holding:
-    """What an admitted sequence holds: pinned nodes, private blocks, and the loads it waits for."""
+    """What an admitted sequence holds: pinned nodes, private blocks, and the loads it waits for.
+
+    ``starts_s``: when it may start although its adapter is still coming, and ``arrival`` when that will be there.
+    """
 
     adapter_node: int
     path: list[int]
@@ -26,6 +35,8 @@ class Holding:
     shares: bool
     hbm_hit_blocks: int = 0
     host_hit_blocks: int = 0
+    starts_s: float = math.inf
+    arrival: Arrival | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -33,9 +44,17 @@ class Holding:
         loads = self.kv_loads if self.adapter_load is None else [self.adapter_load, *self.kv_loads]
         return all(load.collected for load in loads)
 
+    @property
+    def adapter_is_coming(self) -> bool:
+        return self.adapter_load is not None and not self.adapter_load.collected
+
+    def may_start(self, now_s: float) -> bool:
+        """Whether the sequence can compute: everything is there, or all but an adapter it need not wait for."""
+        return self.is_ready or (now_s >= self.starts_s and all(load.collected for load in self.kv_loads))
+
     def load_times(self, admitted_s: float) -> tuple[float, float]:
-        """When the adapter and when everything was in HBM, not before ``admitted_s``."""
-        adapter = [] if self.adapter_load is None else [self.adapter_load.finished_s or 0.0]
+        """When the adapter stopped keeping the sequence from starting and when all did, not before ``admitted_s``."""
+        adapter = [] if self.adapter_load is None else [min(self.adapter_load.finished_s or math.inf, self.starts_s)]
         adapter_done = max([admitted_s, *adapter])
         return adapter_done, max([adapter_done, *(load.finished_s or 0.0 for load in self.kv_loads)])
 

@@ -12,15 +12,15 @@ from itertools import islice
 
 import numpy as np
 
-from libra.cache.holding import Admission, Claim, Holding, Plan
+from libra.cache.holding import AdapterInUse, Admission, Claim, Holding, Plan
 from libra.cache.memory import ADAPTER, KINDS, KV, SAVE_CHUNK_BLOCKS, CacheMemory, Kind
 from libra.cache.policy import CachePolicy, Indices
 from libra.cache.pool import RUNNING
 from libra.cache.swapper import Swapper
 from libra.cache.tree import ABSENT, LEAVING, LOADING, PRESENT, ROOT, Residency
-from libra.engine.link import Direction, Priority
+from libra.engine.link import Direction, Priority, Transfer
 from libra.engine.sequence import Sequence
-from libra.errors import LibraError
+from libra.errors import LibraError, unknown
 from libra.spec import AdapterSpec, ModelSpec
 
 
@@ -33,14 +33,19 @@ class CacheManager:
         model: ModelSpec,
         adapters: list[AdapterSpec],
         block_tokens: int,
+        slot_blocks: int = 0,
     ) -> None:
-        """Registers ``adapters`` in host memory as far as it has room, the rest on disk.
+        """Registers ``adapters`` in host memory as far as it has room, the rest on disk. Padded slots have at least
+        ``slot_blocks``, for adapters that come later.
 
         Raises LibraError when a static share cannot hold one slot, naming the smallest share that works.
         """
         self.memory = memory
         self.policy: CachePolicy = memory.policy
         self.block_tokens = block_tokens
+        self.adapters = {spec.adapter_id: spec for spec in adapters}
+        self.num_layers = model.num_layers
+        self._model = model
         self._kv_bytes = model.block_bytes(block_tokens)
         # Evicted at a time for running sequences: one by one, each would wait for a save of its own.
         self._growth_blocks = max(1, min(SAVE_CHUNK_BLOCKS, memory.region(KV).num_blocks // 256))
@@ -48,15 +53,17 @@ class CacheManager:
         self.claims: dict[Sequence, Claim] = {}
         # The kind of block a waiting sequence was last refused for, and the state of the cache then.
         self.refusals: dict[Sequence, tuple[Kind, int]] = {}
-        self._wanted: dict[int, None] = {}
+        # Loads of adapters that failed; those whose requests the engine has ended go when nothing below is in flight.
+        self.failed_loads: list[Transfer] = []
         self.swapper = Swapper(memory, self.policy.swapper) if self.policy.swapper else None
-        self._register(model, adapters)
+        self._slot_blocks = 0
+        self._register(model, adapters, slot_blocks)
 
-    def _register(self, model: ModelSpec, adapters: list[AdapterSpec]) -> None:
+    def _register(self, model: ModelSpec, adapters: list[AdapterSpec], slot_blocks: int) -> None:
         tree, host = self.memory.tree, self.memory.host
         tree.add_adapter(None, 0, 0, 0)
         sizes = {spec.adapter_id: spec.num_blocks(model, self.block_tokens) for spec in adapters}
-        largest = max(sizes.values(), default=0)
+        largest = max([slot_blocks, *sizes.values()])
         region = self.memory.region(ADAPTER)
         if largest > region.num_blocks:
             total = self.memory.hbm.num_blocks
@@ -66,13 +73,46 @@ class CacheManager:
                 f"policy {self.policy.name!r}: the largest adapter takes {largest} blocks, its region of HBM has "
                 f"{region.num_blocks} of {total}; {remedy} would do"
             )
+        if self.policy.adapter_slots == "padded":
+            self._slot_blocks = largest
         for spec in adapters:
             exact = sizes[spec.adapter_id]
-            size = largest if self.policy.adapter_slots == "padded" else exact
+            size = self._slot_blocks or exact
             node = tree.add_adapter(spec, size, exact, spec.num_bytes(model))
             if host.num_free >= exact:
                 tree.host_blocks[node] = host.kv_region.allocate(exact, node)
                 tree.host[node] = PRESENT
+
+    def add_adapter(self, spec: AdapterSpec) -> None:
+        """Registers an adapter on disk while the cache runs.
+
+        Raises LibraError when the id is taken, and when the adapter is larger than its slot or its region of HBM.
+        """
+        if spec.adapter_id in self.memory.tree.adapter_nodes:
+            raise LibraError(f"adapter {spec.adapter_id!r} is there already; remove it first, or use another name")
+        exact = spec.num_blocks(self._model, self.block_tokens)
+        room = self._slot_blocks or self.memory.region(ADAPTER).num_blocks
+        if exact > room:
+            place = "slot" if self._slot_blocks else "region of HBM"
+            raise LibraError(
+                f"policy {self.policy.name!r}: adapter {spec.adapter_id!r} of rank {spec.rank} takes {exact} blocks, "
+                f"its {place} has {room}; start with a larger --max-lora-rank or more memory"
+            )
+        self.memory.tree.add_adapter(spec, self._slot_blocks or exact, exact, spec.num_bytes(self._model))
+        self.adapters[spec.adapter_id] = spec
+
+    def remove_adapter(self, adapter_id: str) -> None:
+        """Forgets an adapter and its KV; its blocks are free in both tiers.
+
+        Raises LibraError when it is unknown, and AdapterInUse while anything of it is in use or in motion.
+        """
+        nodes = self.memory.tree.adapter_nodes
+        if adapter_id not in nodes:
+            raise unknown("adapter", adapter_id, [name for name in nodes if name is not None])
+        if not self.memory.is_idle(nodes[adapter_id]):
+            raise AdapterInUse(f"adapter {adapter_id!r} is in motion; remove it when its transfers have ended")
+        self.memory.remove_adapter(nodes[adapter_id])
+        del self.adapters[adapter_id]
 
     # ---- asks ------------------------------------------------------------------------------------------------------
 
@@ -92,11 +132,18 @@ class CacheManager:
             return f"asks for unknown adapter {adapter_id!r}"
         # The last token is never fed back, so its KV needs no room.
         kv_blocks = -(-(max_tokens - 1) // self.block_tokens)
-        adapter_blocks = int(self.memory.tree.size[self.adapter_node(adapter_id)])
-        room = self.memory.region(KV).num_blocks - (0 if self.memory.hbm.is_split else adapter_blocks)
+        room = self._kv_room(adapter_id)
         if kv_blocks <= room:
             return None
-        return f"needs {kv_blocks} KV blocks where there is room for {max(room, 0)}"
+        return f"needs {kv_blocks} KV blocks where there is room for {room}"
+
+    def longest_context(self, adapter_id: str | None) -> int:
+        """The most tokens, answer included, that a request could have alone in this cache."""
+        return self._kv_room(adapter_id) * self.block_tokens + 1
+
+    def _kv_room(self, adapter_id: str | None) -> int:
+        adapter_blocks = int(self.memory.tree.size[self.adapter_node(adapter_id)])
+        return max(self.memory.region(KV).num_blocks - (0 if self.memory.hbm.is_split else adapter_blocks), 0)
 
     # ---- admission -------------------------------------------------------------------------------------------------
 
@@ -242,12 +289,15 @@ class CacheManager:
         self._note_hits(nodes)
         if sequence.record.admitted_s is None:
             self._note_use(nodes, now_s)
+            memory.ranker.on_admit(sequence.request.id)
             memory.demand.note_request(None if sequence.adapter_id is None else plan.adapter_node, now_s)
         else:
             # Back after a preemption: nothing new has been asked for.
             tree.touch(nodes, now_s, visits=0)
         hbm_hits = int(np.count_nonzero(tree.hbm[nodes[1:]] == PRESENT))
         memory.load(plan.loads, Priority.DEMAND)
+        # The last of the new blocks holds the last known token, which is computed in any case.
+        memory.counters.recomputed_bytes += (plan.new_blocks - 1) * self._kv_bytes
         private = memory.region(KV).allocate(plan.new_blocks, RUNNING)
         adapter_load = memory.loading.get(plan.adapter_node)
         on_the_way = (memory.loading.get(node) for node in plan.path) if memory.loading else ()
@@ -394,16 +444,28 @@ class CacheManager:
         visited = nodes if self.policy.visit_scope == "path" else nodes[-1:]
         memory.tree.touch(visited, memory.clock.now(), visits=0)
         memory.tree.unpin(nodes)
-        if self.policy.write_back == "on_finish":
-            memory.write_back(holding.path)
+        if self.policy.write_back != "on_evict":
+            memory.write_back(holding.path, only_free=self.policy.write_back == "into_free")
         sequence.block_table, sequence.adapter_blocks, sequence.num_computed = [], [], 0
 
     # ---- ahead of need ---------------------------------------------------------------------------------------------
 
     def collect(self) -> None:
-        """Takes note of the transfers that have ended. Raises LibraError when a copy failed."""
+        """Takes note of the transfers that have ended. A failed load of an adapter goes to ``failed_loads``: end the
+        requests of that adapter, then ``abandon_failed``. Raises LibraError when a copy between the tiers failed."""
         for transfer in self.memory.link.poll():
-            self.memory.complete(transfer)
+            if transfer.error is None:
+                self.memory.complete(transfer)
+            elif transfer.direction is Direction.DISK:
+                self.failed_loads.append(transfer)
+            else:
+                raise transfer.error
+
+    def abandon_failed(self) -> list[Transfer]:
+        """Frees the blocks of failed loads and returns these; loads above KV that is on its way stay for next time."""
+        abandoned = [load for load in self.failed_loads if self.memory.abandon(load)]
+        self.failed_loads = [load for load in self.failed_loads if load not in abandoned]
+        return abandoned
 
     def tick(self, num_running: int) -> None:
         """Every interval: notes the batch size, and lets the swapper act."""
@@ -417,15 +479,15 @@ class CacheManager:
         memory, tree = self.memory, self.memory.tree
         if self.policy.prefetch == "queue":
             queued = (self.adapter_node(sequence.adapter_id) for sequence in islice(waiting, self.policy.lookahead))
-            self._wanted = dict.fromkeys(queued)
+            memory.wanted = dict.fromkeys(queued)
         if self.policy.idle_adapters == "discard":
             idle = tree.is_adapter & tree.unpinned_in_hbm()
             if self.policy.dependency:
                 idle &= tree.hbm_children == 0
             for node in np.flatnonzero(idle).tolist():
-                if node not in self._wanted:
+                if node not in memory.wanted:
                     memory.discard(node)
-        for node in self._wanted:
+        for node in memory.wanted:
             if tree.hbm[node] == ABSENT and memory.free_blocks(ADAPTER) >= tree.size[node]:
                 memory.load([node], Priority.PREFETCH)
 

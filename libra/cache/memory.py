@@ -15,7 +15,7 @@ from libra.cache.policy import CachePolicy, Indices, RankingContext, Swap, Tier
 from libra.cache.pool import BlockTier, Region
 from libra.cache.tree import ABSENT, LEAVING, LOADING, PRESENT, ROOT, SAVING, DependencyTree
 from libra.cache.usage import DemandWindow
-from libra.cache.victims import HbmVictims, HostVictims
+from libra.cache.victims import HbmVictims, HostVictims, Score
 from libra.clock import Clock
 from libra.engine.link import Direction, Link, Priority, Transfer
 
@@ -29,7 +29,8 @@ SAVE_CHUNK_BLOCKS = 16
 
 @dataclass(slots=True)
 class CacheCounters:
-    """Totals over a run, in bytes or blocks as named."""
+    """Totals over a run, in bytes or blocks as named. ``recomputed_bytes``: full blocks of what was known of a request
+    at its admission and had to be computed, for want of a copy in either tier."""
 
     swap_in_bytes: int = 0
     swap_out_bytes: int = 0
@@ -38,6 +39,7 @@ class CacheCounters:
     prefetch_used_bytes: int = 0
     evicted_blocks: int = 0
     dropped_kv_blocks: int = 0
+    recomputed_bytes: int = 0
 
 
 class CacheMemory:
@@ -46,6 +48,8 @@ class CacheMemory:
     ``reserved`` counts free or soon-free blocks promised to requests that wait for evicted blocks to be saved.
     ``versions``, by kind, grow whenever room may have appeared, so that a failed admission need not be tried before.
     ``evictions``, when a list, receives (adapter id, label) of every node that leaves HBM, in order.
+    ``wanted`` are the adapters of queued requests, soonest first, where the policy looks ahead.
+    ``num_adapter_loads`` counts by where the weights came from: host | disk.
     """
 
     def __init__(
@@ -73,6 +77,8 @@ class CacheMemory:
         self.versions = [0, 0]
         self.counters = CacheCounters()
         self.evictions: list[tuple[str | None, int]] | None = None
+        self.wanted: dict[int, None] = {}
+        self.num_adapter_loads = {"host": 0, "disk": 0}
         self.loading: dict[int, Transfer] = {}
         self.saving: dict[int, Transfer] = {}
         self.generations: dict[int, int] = {}
@@ -123,6 +129,13 @@ class CacheMemory:
             recompute_s_per_block=self.recompute_price(1),
         )
 
+    def scores(self, swap: Swap, tier: Tier = "hbm") -> Score:
+        """The ranking as of now: any nodes' scores. A branch that swaps as one has its adapter's."""
+        context = self.context(swap, tier)
+        if self.policy.swap_unit == "branch":
+            return lambda nodes: self.ranker.score(self.tree, self.tree.adapter[nodes], context)
+        return partial(self.ranker.score, self.tree, context=context)
+
     # ---- leaving HBM -----------------------------------------------------------------------------------------------
 
     def evict(self, kind: Kind, num_blocks: int) -> None:
@@ -136,6 +149,8 @@ class CacheMemory:
             victims = self._take_victims(kinds, num_blocks - gained)
             if not victims:
                 raise RuntimeError(f"no victim left after {gained} of {num_blocks} blocks")
+            if self.policy.swap_unit == "branch":
+                victims = self._branch_of(victims[0])
             gained += int(self.tree.size[victims].sum())
             self._leave(victims)
             if self.tree.is_adapter[victims[-1]] and self.ranker.depends_on_adapter_count:
@@ -155,8 +170,16 @@ class CacheMemory:
         candidates = self.tree.unpinned_in_hbm()
         if not all(kinds):
             candidates &= self.tree.is_adapter == kinds[1]
-        score = partial(self.ranker.score, self.tree, context=self.context("out"))
-        return HbmVictims(self.tree, candidates, score, now_s, self.policy.dependency)
+        spared = list(self.wanted) if self.policy.spare_queued else []
+        return HbmVictims(self.tree, candidates, self.scores("out"), now_s, self.policy.dependency, spared)
+
+    def _branch_of(self, node: int) -> list[int]:
+        """All that may leave of the branch of ``node``, children before parents. What is pinned has its ancestors
+        pinned, so that nothing unpinned has anything pinned below it."""
+        tree = self.tree
+        branch = np.flatnonzero((tree.adapter == tree.adapter[node]) & tree.unpinned_in_hbm())
+        deepest_first: list[int] = branch[np.argsort(-tree.depth[branch], kind="stable")].tolist()
+        return deepest_first
 
     def discard(self, node: int) -> None:
         """Takes an idle node out of HBM at once; nobody pins it."""
@@ -170,7 +193,6 @@ class CacheMemory:
         self.ranker.on_leave(tree, nodes, now_s)
         if self.evictions is not None:
             self.evictions += [(tree.adapter_ids[int(tree.adapter[node])], tree.labels[node]) for node in victims]
-        tree.prefetched[nodes] = False
         tree.move(nodes, LEAVING)
         being_saved = tree.host[nodes] == SAVING
         for node in nodes[being_saved].tolist():
@@ -202,6 +224,7 @@ class CacheMemory:
         tree = self.tree
         nodes = np.array(victims, dtype=np.intp)
         tree.move(nodes, ABSENT)
+        tree.prefetched[nodes] = False
         is_adapter = tree.is_adapter[nodes]
         for kind, of_kind in zip(KINDS, (nodes[~is_adapter].tolist(), nodes[is_adapter].tolist()), strict=True):
             self.region(kind).release([block for node in of_kind for block in tree.hbm_blocks[node]])
@@ -234,9 +257,12 @@ class CacheMemory:
             self.counters.swap_out_bytes += transfer.num_bytes
             self.link.submit(transfer)
 
-    def write_back(self, nodes: list[int]) -> None:
-        """Copies KV nodes that have no host copy to host memory while they stay in HBM."""
+    def write_back(self, nodes: list[int], only_free: bool) -> None:
+        """Copies KV nodes that have no host copy, in order, to host memory while they stay in HBM. With ``only_free``
+        nothing is dropped from host memory for them."""
         unsaved = [node for node in nodes if self.tree.host[node] == ABSENT]
+        if only_free:
+            unsaved = unsaved[: self.host.kv_region.num_free]
         self._save(self._take_host_room(unsaved), Priority.PREFETCH)
 
     def rescue(self, nodes: Indices) -> None:
@@ -276,8 +302,7 @@ class CacheMemory:
     def _rank_host_victims(self, now_s: float) -> HostVictims:
         tree = self.tree
         candidates = (tree.host == PRESENT) & ~(tree.is_adapter & (tree.hbm != ABSENT))
-        score = partial(self.ranker.score, tree, context=self.context("out", "host"))
-        return HostVictims(tree, candidates, score, now_s)
+        return HostVictims(tree, candidates, self.scores("out", "host"), now_s)
 
     def _drop_host(self, victims: list[int]) -> None:
         """Frees host blocks, children before parents; KV that is nowhere else is forgotten."""
@@ -322,6 +347,8 @@ class CacheMemory:
     def _submit_load(self, nodes: list[int], priority: Priority) -> None:
         tree = self.tree
         from_disk = tree.host[nodes[0]] != PRESENT
+        if tree.is_adapter[nodes[0]]:
+            self.num_adapter_loads["disk" if from_disk else "host"] += 1
         transfer = Transfer(
             direction=Direction.DISK if from_disk else Direction.IN,
             nodes=nodes,
@@ -364,6 +391,55 @@ class CacheMemory:
             del self.loading[node]
         tree.move(np.array(transfer.nodes, dtype=np.intp), PRESENT)
         tree.unpin(self._load_pins.pop(transfer))
+        self.note_room()
+
+    def abandon(self, transfer: Transfer) -> bool:
+        """Takes note that the load of an adapter has failed: it is out of HBM again, and its blocks are free.
+
+        Nobody may hold it any more. False while KV below it is on its way: ask again when that has come.
+        """
+        tree, (node,) = self.tree, transfer.nodes
+        if tree.pins[node] > 1:
+            return False
+        del self.loading[node]
+        tree.unpin(self._load_pins.pop(transfer))
+        if self.policy.dependency:
+            stranded = np.flatnonzero((tree.adapter == node) & ~tree.is_adapter & tree.unpinned_in_hbm())
+            if len(stranded):
+                self._leave(stranded[np.argsort(-tree.depth[stranded], kind="stable")].tolist())
+        self.ranker.on_leave(tree, np.array([node], dtype=np.intp), self.clock.now())
+        tree.prefetched[node] = False
+        self._free_hbm([node])
+        self._orders.clear()
+        return True
+
+    # ---- adapters that come and go ---------------------------------------------------------------------------------
+
+    def is_idle(self, adapter_node: int) -> bool:
+        """Whether neither an adapter nor any of its KV is pinned or in motion."""
+        tree = self.tree
+        nodes = np.flatnonzero(tree.in_use & (tree.adapter == adapter_node))
+        moving = (tree.hbm[nodes] == LOADING) | (tree.hbm[nodes] == LEAVING) | (tree.host[nodes] == SAVING)
+        return not (moving | (tree.pins[nodes] > 0)).any()
+
+    def remove_adapter(self, adapter_node: int) -> None:
+        """Frees all blocks of an idle adapter and of its KV, in both tiers, and forgets both."""
+        tree, now_s = self.tree, self.clock.now()
+        nodes = np.flatnonzero(tree.in_use & (tree.adapter == adapter_node))
+        nodes = nodes[np.argsort(-tree.depth[nodes], kind="stable")]
+        in_hbm, on_host = nodes[tree.hbm[nodes] == PRESENT], nodes[tree.host[nodes] == PRESENT]
+        if len(in_hbm):
+            self.ranker.on_leave(tree, in_hbm, now_s)
+            tree.prefetched[in_hbm] = False
+        self._drop_host(on_host.tolist())
+        self._free_hbm(in_hbm.tolist())
+        self.ranker.on_forget(tree, np.array([adapter_node], dtype=np.intp), now_s)
+        tree.remove_adapter(adapter_node)
+        self.demand.forget(adapter_node)
+        self.generations.pop(adapter_node, None)
+        self.wanted.pop(adapter_node, None)
+        self._orders.clear()
+        self._host_order = None
         self.note_room()
 
     # ---- proof -----------------------------------------------------------------------------------------------------

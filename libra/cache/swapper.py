@@ -69,7 +69,7 @@ class Swapper:
         nodes = np.flatnonzero(on_host)
         if len(nodes) == 0:
             return []
-        order = ArrivalOrder(tree, nodes, memory.ranker.score(tree, nodes, memory.context("in")), self._reachable())
+        order = ArrivalOrder(tree, nodes, memory.scores("in")(nodes), self._reachable())
         chosen: list[int] = []
         while room > 0 and (node := order.next_arrival()) is not None:
             size, num_bytes = int(tree.size[node]), int(tree.num_bytes[node])

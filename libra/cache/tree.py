@@ -45,6 +45,7 @@ COLUMNS: dict[str, type[np.generic]] = {
     "log_bytes": np.float64,
     "log_visits": np.float64,
     "last_use": np.float64,
+    "previous_use": np.float64,
     "created": np.float64,
 }
 
@@ -69,7 +70,8 @@ class DependencyTree:
     Columns, one entry per node (``size`` in blocks, times in seconds):
     is_adapter, parent, adapter (node index), depth (adapter = 1), hbm, host, pins, children, hbm_children (children in
     HBM or LOADING), size, host_size, num_bytes (what a transfer moves), log_bytes, log_visits (decayed count at
-    ``last_use``), last_use, created, prefetched (brought in ahead of need and not used since).
+    ``last_use``), last_use, previous_use (the one before it), created, prefetched (brought in ahead of need and not
+    used since).
     """
 
     in_use: Mask
@@ -89,6 +91,7 @@ class DependencyTree:
     log_bytes: npt.NDArray[np.float64]
     log_visits: npt.NDArray[np.float64]
     last_use: npt.NDArray[np.float64]
+    previous_use: npt.NDArray[np.float64]
     created: npt.NDArray[np.float64]
 
     def __init__(self, visit_half_life_s: float, capacity: int = 1024) -> None:
@@ -129,6 +132,7 @@ class DependencyTree:
         self.size[node], self.host_size[node], self.num_bytes[node] = size, host_size, num_bytes
         self.log_bytes[node] = math.log(max(num_bytes, 1))
         self.log_visits[node] = NEVER_VISITED
+        self.last_use[node] = self.created[node] = 0.0
         self.labels[node] = adapter_seed(adapter_id)
         self.adapter_nodes[adapter_id], self.adapter_ids[node] = node, adapter_id
         self.children[ROOT] += 1
@@ -136,6 +140,16 @@ class DependencyTree:
             self.hbm[node], self.pins[node] = PRESENT, 1
             self.hbm_children[ROOT] += 1
         return node
+
+    def remove_adapter(self, node: int) -> None:
+        """Deletes an adapter's node that holds nothing, is pinned by nobody and has no children."""
+        if self.hbm[node] != ABSENT or self.host[node] != ABSENT or self.children[node] or self.pins[node]:
+            raise ValueError(f"adapter {self.adapter_ids[node]!r} still holds blocks, pins or KV")
+        del self.adapter_nodes[self.adapter_ids.pop(node)]
+        self.in_use[node] = self.is_adapter[node] = self.prefetched[node] = False
+        self.size[node] = 0
+        self.children[ROOT] -= 1
+        self._free_nodes.append(node)
 
     def add_kv(
         self, parent: int, labels: Sequence[int], blocks: Sequence[int], num_bytes: int, now_s: float
@@ -256,6 +270,7 @@ class DependencyTree:
 
     def touch(self, nodes: Indices, now_s: float, visits: int) -> None:
         """Decays the visit counts of ``nodes`` to ``now_s``, adds ``visits`` (0 or 1), and sets their last use."""
+        self.previous_use[nodes] = self.last_use[nodes]
         decayed = self.log_visits[nodes] - (now_s - self.last_use[nodes]) * self.decay_rate
         self.log_visits[nodes] = np.logaddexp(decayed, 0.0) if visits else np.maximum(decayed, NEVER_VISITED)
         self.last_use[nodes] = now_s

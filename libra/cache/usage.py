@@ -22,6 +22,10 @@ class DemandWindow:
         count, last_s = self._counts.get(adapter_node, (0.0, now_s))
         self._counts[adapter_node] = (count * float(np.exp(-(now_s - last_s) * self._decay_rate)) + 1.0, now_s)
 
+    def forget(self, adapter_node: int) -> None:
+        """Drops the count of an adapter that is no more."""
+        self._counts.pop(adapter_node, None)
+
     def note_batch(self, now_s: float, num_running: int) -> None:
         """Records the batch size at a tick; forgets what is older than the window."""
         self._batches.append((now_s, num_running))

@@ -2,7 +2,7 @@
 
 import heapq
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 
 import numpy as np
@@ -144,8 +144,18 @@ class VictimOrder(ABC):
 class HbmVictims(VictimOrder):
     """Who leaves HBM: unpinned nodes without children there; without the dependency rule, any unpinned node."""
 
-    def __init__(self, tree: DependencyTree, candidates: Mask, score: Score, made_s: float, dependency: bool) -> None:
+    def __init__(
+        self,
+        tree: DependencyTree,
+        candidates: Mask,
+        score: Score,
+        made_s: float,
+        dependency: bool,
+        spared: Iterable[int] = (),
+    ) -> None:
+        """``spared``: nodes that leave after all others."""
         self._dependency = dependency
+        self._spared = frozenset(spared)
         super().__init__(tree, candidates, score, made_s)
 
     def _children(self) -> npt.NDArray[np.int32]:
@@ -160,6 +170,15 @@ class HbmVictims(VictimOrder):
     def _eligible(self, node: int) -> bool:
         tree = self._tree
         return bool(tree.hbm[node] == PRESENT and tree.pins[node] == 0 and tree.last_use[node] <= self.made_s)
+
+    def _groups(self, nodes: Indices) -> list[Indices]:
+        if not self._spared:
+            return [nodes]
+        spared = np.isin(nodes, list(self._spared))
+        return [nodes[~spared], nodes[spared]]
+
+    def _group(self, node: int) -> int:
+        return int(node in self._spared)
 
 
 class HostVictims(VictimOrder):

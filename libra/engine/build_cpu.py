@@ -1,5 +1,6 @@
 """Puts the real engine on CPU together: torch executor, arenas for both tiers, and a link that copies."""
 
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from libra.cache.policy import CachePolicy
 from libra.cache.tree import PRESENT
 from libra.clock import Clock, VirtualClock, WallClock
 from libra.engine.arena import ArenaCopier, Arenas
-from libra.engine.build import CacheSizes, build_manager, link_rates
+from libra.engine.build import CacheSizes, build_manager, link_rates, refuse_what_is_simulated_only
 from libra.engine.config import EngineConfig
 from libra.engine.engine import Engine
 from libra.engine.executor import Executor, StepBatch, StepResult
@@ -20,6 +21,7 @@ from libra.engine.thread_link import ThreadLink
 from libra.engine.torch_executor import TorchExecutor
 from libra.model.adapter_store import AdapterStore
 from libra.model.llama import LlamaModel
+from libra.spec import AdapterSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,22 @@ class PacedExecutor(Executor):
         self._pace = pace
 
     def execute(self, batch: StepBatch, max_steps: int, until_s: float) -> StepResult:
-        tokens = self._real.execute(batch, 1, until_s).tokens
-        return StepResult(self._pace.execute(batch, 1, until_s).step_ends, tokens)
+        result = self._real.execute(batch, 1, until_s)
+        return result._replace(step_ends=self._pace.execute(batch, 1, until_s).step_ends)
 
     def prefill_seconds(self, num_tokens: int) -> float:
         return self._pace.prefill_seconds(num_tokens)
+
+    def step_seconds(self, adapters: Items[str | None], tokens_each: int) -> float:
+        return self._pace.step_seconds(adapters, tokens_each)
+
+    def add_adapter(self, spec: AdapterSpec) -> None:
+        self._real.add_adapter(spec)
+        self._pace.add_adapter(spec)
+
+    def remove_adapter(self, adapter_id: str) -> None:
+        self._real.remove_adapter(adapter_id)
+        self._pace.remove_adapter(adapter_id)
 
     def describe(self) -> str:
         return f"computed on cpu, timed as {self._pace.describe()}"
@@ -62,8 +75,9 @@ def build_cpu_engine(
     """A real engine for ``adapter_ids`` of ``store``. Close its link after use.
 
     With ``pace`` it runs in virtual time on that profile: real tokens and real copies, a simulation's schedule.
-    Raises LibraError when the tiers do not fit this machine's memory.
+    Raises LibraError when the tiers do not fit this machine's memory, and for a policy that is simulated only.
     """
+    refuse_what_is_simulated_only(policy, "cpu", pace)
     wall = WallClock()
     clock: Clock = wall if pace is None else VirtualClock()
     specs = [store[adapter_id] for adapter_id in adapter_ids]

@@ -10,15 +10,15 @@ from libra.spec import DEFAULT_BLOCK_TOKENS
 class EngineConfig:
     """max_num_batched_tokens: prompt and decode tokens of one step. max_num_seqs: admitted requests at a time.
     block_tokens: tokens per block. tick_s: interval of bookkeeping and swapper where the policy names none.
-    timeline_s: interval of memory samples. jump: take runs of identical decode steps at once (simulation).
-    max_scan: how deep into the queue a step looks for requests that fit.
+    timeline_s: interval of memory samples, None for none. jump: take runs of identical decode steps at once
+    (simulation). max_scan: how deep into the queue a step looks for requests that fit.
     """
 
     max_num_batched_tokens: int = 2048
     max_num_seqs: int = 256
     block_tokens: int = DEFAULT_BLOCK_TOKENS
     tick_s: float = 0.1
-    timeline_s: float = 1.0
+    timeline_s: float | None = 1.0
     jump: bool = True
     max_scan: int = 256
 
@@ -27,5 +27,5 @@ class EngineConfig:
             if getattr(self, name) < 1:
                 flag = "block-size" if name == "block_tokens" else name.replace("_", "-")
                 raise LibraError(f"--{flag} must be at least 1, got {getattr(self, name)}")
-        if self.tick_s <= 0 or self.timeline_s <= 0:
+        if self.tick_s <= 0 or (self.timeline_s is not None and self.timeline_s <= 0):
             raise LibraError("tick and timeline intervals must be positive")

@@ -1,25 +1,32 @@
 """The step loop."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
+from libra.cache.holding import AdapterInUse
 from libra.cache.manager import CacheManager
 from libra.clock import Clock
 from libra.engine.config import EngineConfig
 from libra.engine.executor import Executor, StepBatch, StepResult
+from libra.engine.link import Transfer
+from libra.engine.queueing_choice import choose_queueing
 from libra.engine.record import RequestRecord
 from libra.engine.scheduler import Scheduler
-from libra.engine.sequence import SamplingParams, Sequence, SequenceState
+from libra.engine.sequence import SamplingParams, Sequence, SequenceState, TokenLogprobs
 from libra.engine.timeline import Timeline
 from libra.request import Request
-from libra.tokens import prompt_tokens, recorded_output, segment_tokens
+from libra.spec import AdapterSpec
+from libra.tokens import prompt_tokens, replayed_output
 
 
 class Engine:
     """Requests in, records out. One thread; the clock, the executor and the manager's link decide whether it is real.
 
-    ``records`` receives each request's record when it finishes, is rejected or is aborted.
+    ``on_record`` receives each request's record when it finishes, is rejected or is aborted; unless it is replaced,
+    ``records`` keeps them all. ``on_failed_load`` hears of an adapter that could not be read, once its requests have
+    been ended; unless it is replaced, the step raises the error.
     """
 
     def __init__(
@@ -29,11 +36,13 @@ class Engine:
         self.clock = clock
         self.executor = executor
         self.manager = manager
-        self.scheduler = Scheduler(config, manager)
+        self.scheduler = Scheduler(config, manager, choose_queueing(config, manager, executor))
         self.timeline = Timeline(manager)
         self.records: list[RequestRecord] = []
+        self.on_record: Callable[[RequestRecord], None] = self.records.append
+        self.on_failed_load: Callable[[Transfer], None] = _raise_error
         self.num_steps = 0
-        self._vocab_size = vocab_size
+        self.vocab_size = vocab_size
         self._tick_s = manager.memory.interval_s
         self._num_ticks = 0
         self._num_samples = 0
@@ -46,13 +55,9 @@ class Engine:
         With ``sampling`` the model's tokens are kept. Without, the request is replayed: its recorded answer is decoded
         (a named filler where the trace records none), so that every run of a trace sees the same tokens.
         """
-        output = None
-        if sampling is None:
-            output = recorded_output(request, self._vocab_size)
-            if output is None:
-                output = segment_tokens(f"output of request {request.id}", 0, request.output_tokens, self._vocab_size)
+        output = replayed_output(request, self.vocab_size) if sampling is None else None
         tokens = np.zeros(request.num_prompt_tokens + request.output_tokens, dtype=np.uint32)
-        tokens[: request.num_prompt_tokens] = prompt_tokens(request, self._vocab_size)
+        tokens[: request.num_prompt_tokens] = prompt_tokens(request, self.vocab_size)
         sequence = Sequence(request, tokens, self.config.block_tokens, output, sampling or SamplingParams())
         reason = self.manager.reason_never_fits(sequence.adapter_id, sequence.max_tokens)
         if request.num_prompt_tokens < 1 or request.output_tokens < 1:
@@ -64,12 +69,40 @@ class Engine:
             self._close(sequence, SequenceState.REJECTED)
         return sequence
 
+    def add_adapter(self, spec: AdapterSpec) -> None:
+        """Registers an adapter on disk. Raises LibraError as ``CacheManager.add_adapter`` does."""
+        self.manager.add_adapter(spec)
+        self.executor.add_adapter(spec)
+
+    def remove_adapter(self, adapter_id: str) -> None:
+        """Forgets an adapter, its KV, and the blocks of both.
+
+        Raises LibraError when it is unknown, and AdapterInUse while it has requests or something of it is in motion.
+        """
+        if self.requests_of(adapter_id):
+            raise AdapterInUse(f"adapter {adapter_id!r} is in use; remove it when its requests have ended")
+        self.manager.remove_adapter(adapter_id)
+        self.executor.remove_adapter(adapter_id)
+
+    def requests_of(self, adapter_id: str) -> list[Sequence]:
+        """Every waiting, loading or running sequence of an adapter."""
+        scheduler = self.scheduler
+        everyone = (*scheduler.waiting, *scheduler.loading, *scheduler.running)
+        return [sequence for sequence in everyone if sequence.adapter_id == adapter_id]
+
     def abort(self, sequence: Sequence) -> None:
         """Ends a sequence early, wherever it is; what it held is free for others when this returns;
         loads in flight go on without it."""
         if sequence.state in (SequenceState.WAITING, SequenceState.LOADING, SequenceState.RUNNING):
             self.scheduler.remove(sequence)
             self._close(sequence, SequenceState.ABORTED)
+
+    def finish(self, sequence: Sequence) -> None:
+        """Ends a running sequence with what it has generated, as when the caller has seen a stop string."""
+        if sequence.state is not SequenceState.RUNNING:
+            raise ValueError(f"request {sequence.request.id} is {sequence.state.value}, not running")
+        self.scheduler.remove(sequence)
+        self._close(sequence, SequenceState.FINISHED)
 
     def _close(self, sequence: Sequence, state: SequenceState) -> None:
         sequence.state = state
@@ -79,7 +112,7 @@ class Engine:
         record.output_tokens = sequence.num_output_tokens
         if state is not SequenceState.REJECTED:
             record.finish_s = self.clock.now()
-        self.records.append(record)
+        self.on_record(record)
 
     # ---- steps -----------------------------------------------------------------------------------------------------
 
@@ -87,6 +120,7 @@ class Engine:
         """Runs one step, or several identical decode steps up to the next event. False when nothing can be computed
         before a transfer ends or a request arrives."""
         self.manager.collect()
+        self._give_up_failed_loads()
         self.catch_up()
         batch = self.scheduler.schedule()
         if not batch:
@@ -95,6 +129,16 @@ class Engine:
         self.num_steps += len(result.step_ends)
         self._commit(batch, result)
         return True
+
+    def _give_up_failed_loads(self) -> None:
+        """Ends every request of an adapter that could not be read: none of them can go on without it."""
+        for load in self.manager.failed_loads:
+            for sequence in self.requests_of(str(load.adapter_id)):
+                sequence.record.reason = str(load.error)
+                self.scheduler.remove(sequence)
+                self._close(sequence, SequenceState.FAILED)
+        for load in self.manager.abandon_failed():
+            self.on_failed_load(load)
 
     def next_event_s(self) -> float:
         """The next tick, sample, end of passing or known end of a transfer."""
@@ -106,7 +150,8 @@ class Engine:
         return self._num_ticks * self._tick_s
 
     def _next_sample_s(self) -> float:
-        return self._num_samples * self.config.timeline_s
+        interval_s = self.config.timeline_s
+        return math.inf if interval_s is None else self._num_samples * interval_s
 
     def catch_up(self) -> None:
         """Does the ticks and samples that have come due. A real step may span several ticks: they are done as one."""
@@ -118,13 +163,14 @@ class Engine:
                 self._num_ticks += 1
         if now_s >= self._next_sample_s():
             self.timeline.sample(now_s, len(self.scheduler.waiting), len(self.scheduler.running))
-            self._num_samples = math.floor(now_s / self.config.timeline_s) + 1
-            if self._next_sample_s() <= now_s:
+            while self._next_sample_s() <= now_s:
                 self._num_samples += 1
 
     def _max_steps(self, batch: StepBatch) -> int:
         """How many identical decode steps there are before a sequence ends or fills its last block."""
-        if batch.prefill or not self.config.jump or not self.scheduler.is_settled(batch):
+        if batch.prefill or not self.config.jump or any(s.sampling.stop_token_ids for s in batch.decode):
+            return 1
+        if not self.scheduler.is_settled(batch):
             return 1
         block_tokens = self.config.block_tokens
         return min(
@@ -133,21 +179,23 @@ class Engine:
 
     def _commit(self, batch: StepBatch, result: StepResult) -> None:
         """Books the computed tokens: appends, shares full blocks, ends what is complete."""
-        sampled = iter(result.tokens)
+        sampled, logprobs = iter(result.tokens), iter(result.logprobs)
         for sequence in batch.decode:
             sequence.num_computed += len(result.step_ends)
             if sequence.num_computed % self.config.block_tokens == 0:
                 self.manager.commit(sequence)
-            self._append(sequence, result.step_ends, next(sampled, 0))
+            self._append(sequence, result.step_ends, next(sampled, 0), next(logprobs, None))
         for chunk in batch.prefill:
             yields_token = chunk.is_last
             chunk.sequence.num_computed += chunk.num_tokens
             self.manager.commit(chunk.sequence)
             if yields_token:
-                self._append(chunk.sequence, result.step_ends, next(sampled, 0))
+                self._append(chunk.sequence, result.step_ends, next(sampled, 0), next(logprobs, None))
 
-    def _append(self, sequence: Sequence, step_ends: list[float], token: int) -> None:
+    def _append(self, sequence: Sequence, step_ends: list[float], token: int, logprobs: TokenLogprobs | None) -> None:
         sequence.append(token, len(step_ends))
+        if logprobs is not None:
+            sequence.logprobs.append(logprobs)
         sequence.token_times.extend(step_ends)
         record = sequence.record
         if record.first_token_s is None:
@@ -156,3 +204,8 @@ class Engine:
         if sequence.is_complete:
             self.scheduler.remove(sequence)
             self._close(sequence, SequenceState.FINISHED)
+
+
+def _raise_error(load: Transfer) -> None:
+    if load.error is not None:
+        raise load.error

@@ -1,10 +1,14 @@
 """The contract between the engine and whatever computes a step."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from libra.engine.sequence import Sequence
+from libra.engine.link import Arrival
+from libra.engine.sequence import Sequence, TokenLogprobs
+from libra.errors import LibraError
+from libra.spec import AdapterSpec
 
 
 class PrefillChunk(NamedTuple):
@@ -23,11 +27,14 @@ class StepBatch:
     """What one engine step computes: one token for each of ``decode`` and a chunk for each of ``prefill``.
 
     Block tables already cover the tokens to be written. Prefill sequences whose chunk ends at ``num_tokens`` and all
-    decode sequences yield a next token.
+    decode sequences yield a next token. ``cold`` are the adapters of prefill chunks that are still on their way to HBM;
+    with ``cpu_assist`` their product may be computed on CPU cores meanwhile.
     """
 
     decode: list[Sequence] = field(default_factory=list)
     prefill: list[PrefillChunk] = field(default_factory=list)
+    cold: dict[str, Arrival] = field(default_factory=dict)
+    cpu_assist: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.decode or self.prefill)
@@ -35,10 +42,12 @@ class StepBatch:
 
 class StepResult(NamedTuple):
     """``step_ends``: the time each computed step ended. ``tokens``: per decode sequence, then per last prefill chunk,
-    the sampled token of the last step; empty when the executor does not sample (simulation)."""
+    the sampled token of the last step; empty when the executor does not sample (simulation). ``logprobs``: in the same
+    order, None for sequences that ask for none; empty when none asks."""
 
     step_ends: list[float]
     tokens: list[int]
+    logprobs: Items[TokenLogprobs | None] = ()
 
 
 class Executor(ABC):
@@ -55,6 +64,24 @@ class Executor(ABC):
     @abstractmethod
     def prefill_seconds(self, num_tokens: int) -> float:
         """Estimated time to compute ``num_tokens`` prompt tokens: the price of recomputing KV instead of loading it."""
+
+    def step_seconds(self, adapters: Items[str | None], tokens_each: int) -> float:
+        """Estimated time of a step over one sequence for each of ``adapters`` with so many new tokens, 1 to decode.
+
+        Raises LibraError where no profile stands behind the executor.
+        """
+        raise LibraError(
+            f"steps {self.describe()} cannot be estimated ahead, as scheduler rank_aware needs; use --device sim:..., "
+            "or another policy"
+        )
+
+    @abstractmethod
+    def add_adapter(self, spec: AdapterSpec) -> None:
+        """Tells of an adapter that later batches may use."""
+
+    @abstractmethod
+    def remove_adapter(self, adapter_id: str) -> None:
+        """Tells that no later batch uses an adapter; its id may come back for other weights."""
 
     @abstractmethod
     def describe(self) -> str:

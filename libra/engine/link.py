@@ -3,6 +3,9 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from typing import NamedTuple
+
+from libra.errors import LibraError
 
 
 class Direction(Enum):
@@ -26,8 +29,8 @@ class Transfer:
 
     ``nodes`` are the tree nodes the blocks belong to, in the order of the blocks. A DISK transfer has no host blocks:
     it fills ``hbm_blocks`` with the weights of ``adapter_id``. ``num_bytes`` is what crosses the link (an adapter's
-    last block is sent only as far as it is filled). The link sets ``started_s`` and ``finished_s``; the cache sets
-    ``collected`` when it has taken note of the end.
+    last block is sent only as far as it is filled). The link sets ``started_s`` and ``finished_s``, and ``error`` when
+    the copy failed; the cache sets ``collected`` when it has taken note that the blocks are in place.
     """
 
     direction: Direction
@@ -40,7 +43,15 @@ class Transfer:
     submitted_s: float = 0.0
     started_s: float | None = None
     finished_s: float | None = None
+    error: LibraError | None = None
     collected: bool = False
+
+
+class Arrival(NamedTuple):
+    """When the first and the last byte of a transfer are in place."""
+
+    first_s: float
+    last_s: float
 
 
 class Link(ABC):
@@ -58,7 +69,7 @@ class Link(ABC):
     def poll(self) -> list[Transfer]:
         """Transfers finished by the clock's now, each returned once, in order of completion.
 
-        Raises LibraError when a copy failed.
+        Those whose copy failed are among them: their blocks hold anything.
         """
 
     @abstractmethod
@@ -80,6 +91,10 @@ class Link(ABC):
     @abstractmethod
     def bytes_per_s(self, direction: Direction) -> float:
         """Bandwidth of one channel."""
+
+    def arrival(self, transfer: Transfer) -> Arrival | None:
+        """When a demand transfer into HBM will be there if that is known in advance (simulation), else None."""
+        return None
 
     def close(self) -> None:  # noqa: B027 - only links with threads have something to stop
         """Stops background work. The link must not be used afterwards."""

@@ -2,26 +2,30 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from libra.cache.holding import Admission
+from libra.cache.holding import Admission, Holding
 from libra.cache.manager import CacheManager
+from libra.engine.cold_start import first_layer_s
 from libra.engine.config import EngineConfig
 from libra.engine.executor import PrefillChunk, StepBatch
+from libra.engine.link import Transfer
+from libra.engine.queueing import Queueing, has_waited
 from libra.engine.sequence import Sequence, SequenceState
 
 
 class Scheduler:
     """Queues and the batch of each step. Policy-blind: it asks the cache manager and reads the policy's data.
 
-    A sequence is in exactly one of ``waiting`` (FCFS), ``loading`` (admitted, its adapter or KV on the way) and
-    ``running`` (in the order they became ready).
+    A sequence is in exactly one of ``waiting`` (by arrival, preempted ones first; ``queueing`` says who is tried),
+    ``loading`` (admitted, its adapter or KV on the way) and ``running`` (in the order they became ready).
     """
 
-    def __init__(self, config: EngineConfig, manager: CacheManager) -> None:
+    def __init__(self, config: EngineConfig, manager: CacheManager, queueing: Queueing) -> None:
         self.config = config
         self.manager = manager
+        self.queueing = queueing
         self.waiting: deque[Sequence] = deque()
         self.loading: list[Sequence] = []
         self.running: list[Sequence] = []
@@ -42,6 +46,8 @@ class Scheduler:
         if self.num_preemptions == preemptions:
             self._admit(batch, budget)
         self.manager.look_ahead(self.waiting)
+        if self.manager.policy.starts_cold:
+            self._note_cold(batch)
         return batch
 
     def is_settled(self, batch: StepBatch) -> bool:
@@ -54,11 +60,14 @@ class Scheduler:
 
     def _schedule_decodes(self, batch: StepBatch, budget: int) -> int:
         """One token for every sequence past its prefill; preempts the youngest when a block is nowhere to be had."""
+        starts_cold = self.manager.policy.starts_cold
         for sequence in list(self.running):
             if not sequence.is_decoding or sequence.state is not SequenceState.RUNNING:
                 continue
             if budget == 0:
                 return 0
+            if starts_cold and self.manager.holdings[sequence].adapter_is_coming:
+                continue
             if self._make_room(sequence, batch):
                 batch.decode.append(sequence)
                 budget -= 1
@@ -97,6 +106,8 @@ class Scheduler:
         self.waiting.appendleft(sequence)
         sequence.state = SequenceState.WAITING
         sequence.record.preemptions += 1
+        self.queueing.left(sequence)
+        self.queueing.joined(sequence)
         self.num_preemptions += 1
         if sequence.record.first_token_s is None:
             sequence.record.prefill_s += now_s - sequence.phase_start_s
@@ -106,20 +117,25 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
+        self.queueing.joined(sequence)
+
+    def _candidates(self) -> Iterator[Sequence]:
+        """Who may be tried now, best first."""
+        return islice(self.queueing.order(self.waiting, self.manager.memory.clock.now()), self.config.max_scan)
 
     def _admit(self, batch: StepBatch, budget: int) -> None:
         """Admits from the queue in order; requests may pass one that does not fit for ``max_pass_s`` at most."""
         if not self._may_admit():
             return
         blocked: list[Sequence] = []
-        for sequence in list(islice(self.waiting, self.config.max_scan)):
+        for sequence in list(self._candidates()):
             if budget == 0 or len(self.running) + len(self.loading) >= self.config.max_num_seqs:
                 break
             passed_enough = self._passed_enough(sequence)
             if passed_enough:
                 self._withdraw_claims_behind(sequence, blocked)
             if self._try_admit(sequence):
-                self._note_passed(blocked)
+                self._note_passed(sequence)
                 self._start(sequence)
                 budget = self._schedule_started(batch, self._start_loaded(), budget)
             else:
@@ -136,7 +152,7 @@ class Scheduler:
         if len(self.running) + len(self.loading) >= self.config.max_num_seqs:
             return False
         claims_ahead = 0
-        for sequence in islice(self.waiting, self.config.max_scan):
+        for sequence in self._candidates():
             if self.manager.worth_asking(sequence):
                 return True
             claims_ahead += sequence in self.manager.claims
@@ -145,18 +161,22 @@ class Scheduler:
         return False
 
     def next_deadline_s(self) -> float:
-        """When the next waiting request has been passed for long enough, so that claims behind it are withdrawn."""
-        if not self.manager.claims:
-            return math.inf
+        """When the next waiting request has been passed for long enough, so that it comes first and claims behind it
+        are withdrawn, or the next loading one may start although its adapter is still coming."""
         now_s, limit_s = self.manager.memory.clock.now(), self.manager.policy.max_pass_s
-        passed = (s.first_passed_s for s in islice(self.waiting, self.config.max_scan) if s.first_passed_s is not None)
-        return min((since_s + limit_s for since_s in passed if since_s + limit_s > now_s), default=math.inf)
+        deadlines: list[float] = []
+        if self.manager.policy.starts_cold:
+            deadlines += [self.manager.holdings[sequence].starts_s for sequence in self.loading]
+        if self.manager.claims or self.queueing.reorders:
+            window = islice(self.waiting, self.config.max_scan)
+            deadlines += [s.first_passed_s + limit_s for s in window if s.first_passed_s is not None]
+        return min((deadline_s for deadline_s in deadlines if deadline_s > now_s), default=math.inf)
 
     def _schedule_started(self, batch: StepBatch, started: list[Sequence], budget: int) -> int:
         """Lets sequences that have just begun to run join ``batch``. One whose history covers all but its last token,
         as after a preemption, decodes at once."""
         for sequence in started:
-            if sequence.is_decoding and budget > 0:
+            if sequence.is_decoding and budget > 0 and not self.manager.holdings[sequence].adapter_is_coming:
                 batch.decode.append(sequence)
                 budget -= 1
         return self._schedule_prefills(batch, started, budget)
@@ -185,12 +205,13 @@ class Scheduler:
         return outcome is Admission.ADMITTED
 
     def _passed_enough(self, sequence: Sequence) -> bool:
-        now_s = self.manager.memory.clock.now()
-        since_s = now_s if sequence.first_passed_s is None else sequence.first_passed_s
-        return now_s >= since_s + self.manager.policy.max_pass_s
+        return has_waited(sequence, self.manager.memory.clock.now(), self.manager.policy.max_pass_s)
 
-    def _note_passed(self, blocked: list[Sequence]) -> None:
-        for sequence in blocked:
+    def _note_passed(self, admitted: Sequence) -> None:
+        """Everybody who came before ``admitted`` and still waits has been passed."""
+        for sequence in self.waiting:
+            if sequence is admitted:
+                return
             if sequence.first_passed_s is None:
                 sequence.first_passed_s = self.manager.memory.clock.now()
 
@@ -198,6 +219,7 @@ class Scheduler:
         """Takes an admitted sequence out of the queue and on to loading."""
         clock, holding = self.manager.memory.clock, self.manager.holdings[sequence]
         self.waiting.remove(sequence)
+        self.queueing.admitted(sequence)
         record, now_s = sequence.record, clock.now()
         if record.first_token_s is None:
             record.queue_s += now_s - sequence.phase_start_s
@@ -210,15 +232,35 @@ class Scheduler:
             self.manager.memory.link.wait(holding.adapter_load)
             self.manager.collect()
             self.stall_s += clock.now() - now_s
+        if holding.adapter_is_coming and self.manager.policy.starts_cold and holding.adapter_load is not None:
+            self._start_early(holding, holding.adapter_load)
         sequence.state = SequenceState.LOADING
         self.loading.append(sequence)
+
+    def _start_early(self, holding: Holding, load: Transfer) -> None:
+        """Lets a sequence start before its adapter is there: at once, or when the first layer is."""
+        memory, policy = self.manager.memory, self.manager.policy
+        holding.arrival = memory.link.arrival(load)
+        if policy.cold_start == "cpu_assist":
+            holding.starts_s = memory.clock.now()
+        elif holding.arrival is not None:
+            holding.starts_s = first_layer_s(holding.arrival, self.manager.num_layers)
+
+    def _note_cold(self, batch: StepBatch) -> None:
+        """Tells the executor which adapters of ``batch`` are still coming."""
+        for chunk in batch.prefill:
+            holding = self.manager.holdings[chunk.sequence]
+            if holding.adapter_is_coming and holding.arrival is not None and chunk.sequence.adapter_id is not None:
+                batch.cold[chunk.sequence.adapter_id] = holding.arrival
+        batch.cpu_assist = self.manager.policy.cold_start == "cpu_assist"
 
     def _start_loaded(self) -> list[Sequence]:
         """Moves sequences whose loads have ended to running, and returns them."""
         started: list[Sequence] = []
+        now_s = self.manager.memory.clock.now()
         for sequence in list(self.loading):
             holding = self.manager.holdings[sequence]
-            if not holding.is_ready:
+            if not holding.may_start(now_s):
                 continue
             self.loading.remove(sequence)
             self.running.append(sequence)
@@ -239,4 +281,5 @@ class Scheduler:
             self.loading.remove(sequence)
         else:
             self.running.remove(sequence)
+        self.queueing.left(sequence)
         self.manager.release(sequence)

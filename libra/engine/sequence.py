@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from libra.engine.record import RequestRecord
 from libra.request import Request
@@ -15,16 +16,33 @@ class SequenceState(Enum):
     FINISHED = "finished"
     REJECTED = "rejected"
     ABORTED = "aborted"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is chosen. Temperature 0 is greedy; ``seed`` None draws from the engine's generator."""
+    """How the next token is chosen and what ends an answer before its length limit.
+
+    Temperature 0 is greedy; ``top_k`` 0 is no limit; ``seed`` None draws from the engine's generator. One of
+    ``stop_token_ids`` ends the answer, and is part of it, once there are ``min_tokens`` tokens before it; until then
+    none of them is drawn. ``logprobs``: how many likely tokens to tell for each position, None to tell nothing.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
     seed: int | None = None
+    stop_token_ids: frozenset[int] = frozenset()
+    min_tokens: int = 0
+    logprobs: int | None = None
+
+
+class TokenLogprobs(NamedTuple):
+    """Natural log of the model's probability of the token that was chosen, and the most likely tokens with theirs,
+    best first; at temperature 1 and before anything is cut off or forbidden."""
+
+    chosen: float
+    top: list[tuple[int, float]]
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +73,7 @@ class Sequence:
     adapter_blocks: list[int] = field(default_factory=list)
     adapter_generation: int = 0
     token_times: list[float] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     record: RequestRecord = field(init=False)
     phase_start_s: float = field(init=False)
     evict_wait_since_s: float | None = None
@@ -73,6 +92,7 @@ class Sequence:
             arrival_s=request.arrival_s,
             prompt_tokens=self.num_prompt_tokens,
             output_tokens=request.output_tokens,
+            task=request.task,
         )
 
     @property
@@ -91,7 +111,7 @@ class Sequence:
     def hashes(self, num_blocks: int) -> list[int]:
         """Labels of at least the first ``num_blocks`` full blocks; made on first use and kept."""
         if len(self.block_hashes) < num_blocks:
-            seed = adapter_seed(self.request.adapter)
+            seed = adapter_seed(self.request.adapter, self.request.cache_salt)
             extend_block_hashes(self.block_hashes, self.tokens, self.block_tokens, num_blocks, seed)
         return self.block_hashes
 
@@ -102,7 +122,16 @@ class Sequence:
 
     @property
     def is_complete(self) -> bool:
-        return self.num_tokens == self.max_tokens
+        """The length limit is reached, or the last token ends the answer."""
+        return self.num_tokens == self.max_tokens or self.is_stopped
+
+    @property
+    def is_stopped(self) -> bool:
+        """The last generated token is one of the stop tokens. Never so in a replay."""
+        stops = self.sampling.stop_token_ids
+        if not stops or self.recorded_output is not None or self.num_output_tokens <= self.sampling.min_tokens:
+            return False
+        return int(self.tokens[self.num_tokens - 1]) in stops
 
     def append(self, token: int, count: int = 1) -> None:
         """Adds the next token: ``token``, unless a replay has the recorded one, or the next ``count``, in place."""

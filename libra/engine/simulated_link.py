@@ -1,10 +1,12 @@
 """A link in simulated time: three FIFO channels with bandwidth, latency and two priorities."""
 
+import itertools
 from collections import deque
 from dataclasses import dataclass, field
 
 from libra.clock import Clock
-from libra.engine.link import Copier, Direction, Link, Priority, Transfer
+from libra.engine.link import Arrival, Copier, Direction, Link, Priority, Transfer
+from libra.errors import LibraError
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,10 @@ class SimulatedLink(Link):
         self._num_pending -= len(done)
         if self._copier is not None:
             for transfer in done:
-                self._copier.copy(transfer)
+                try:
+                    self._copier.copy(transfer)
+                except LibraError as error:
+                    transfer.error = error
         return done
 
     def next_completion_s(self) -> float | None:
@@ -103,6 +108,18 @@ class SimulatedLink(Link):
 
     def bytes_per_s(self, direction: Direction) -> float:
         return self._rates.bytes_per_s(direction)
+
+    def arrival(self, transfer: Transfer) -> Arrival | None:
+        """Exact: nobody gets ahead of a demand transfer that is queued."""
+        channel = self._channels[transfer.direction]
+        self._advance(channel, self._clock.now())
+        starts_s = transfer.started_s
+        if starts_s is None:
+            demand = channel.queues[Priority.DEMAND]
+            ahead = itertools.takewhile(lambda other: other is not transfer, demand)
+            starts_s = channel.busy_until_s + sum(self._duration(other) for other in ahead)
+        latency_s = self._rates.latency_s(transfer.direction)
+        return Arrival(starts_s + latency_s, starts_s + self._duration(transfer))
 
     def _duration(self, transfer: Transfer) -> float:
         direction = transfer.direction

@@ -48,9 +48,7 @@ class ThreadLink(Link):
                 transfer.priority = Priority.DEMAND
 
     def poll(self) -> list[Transfer]:
-        """Raises LibraError once a copy has failed, and from then on."""
         with self._shared.changed:
-            self._shared.raise_failure()
             finished = list(self._shared.finished)
             self._shared.finished.clear()
             self._shared.unpolled -= len(finished)
@@ -64,10 +62,8 @@ class ThreadLink(Link):
             return self._shared.unpolled > 0
 
     def wait(self, transfer: Transfer) -> None:
-        """Raises LibraError when this or another copy has failed."""
         with self._shared.changed:
-            self._shared.changed.wait_for(lambda: transfer.finished_s is not None or self._shared.failure is not None)
-            self._shared.raise_failure()
+            self._shared.changed.wait_for(lambda: transfer.finished_s is not None)
 
     def queue_seconds(self, direction: Direction, num_bytes: int) -> float:
         """From the bytes ahead: those of demand transfers that wait, and of the one under way less what has passed."""
@@ -101,12 +97,7 @@ class _Shared:
         self.changed = threading.Condition()
         self.finished: deque[Transfer] = deque()
         self.unpolled = 0
-        self.failure: LibraError | None = None
         self.closed = False
-
-    def raise_failure(self) -> None:
-        if self.failure is not None:
-            raise self.failure
 
 
 class _Channel(threading.Thread):
@@ -129,9 +120,8 @@ class _Channel(threading.Thread):
         while (transfer := self._next()) is not None:
             try:
                 self._copier.copy(transfer)
-            except Exception as error:  # noqa: BLE001 - kept for the engine's thread, which raises it in poll()
-                self._fail(transfer, error)
-                return
+            except Exception as error:  # noqa: BLE001 - handed to the engine's thread with the transfer
+                transfer.error = _as_fault(transfer, error)
             self._finish(transfer)
 
     def _next(self) -> Transfer | None:
@@ -150,9 +140,10 @@ class _Channel(threading.Thread):
         with self._shared.changed:
             assert transfer.started_s is not None
             elapsed = self._clock.now() - transfer.started_s
-            self._copied_bytes += transfer.num_bytes
-            self._copy_seconds += elapsed
-            if self._limit is not None:
+            if transfer.error is None:
+                self._copied_bytes += transfer.num_bytes
+                self._copy_seconds += elapsed
+            if self._limit is not None and transfer.error is None:
                 rest = transfer.num_bytes / self._limit - elapsed
                 self._shared.changed.wait_for(lambda: self._shared.closed, timeout=max(rest, 0.0))
             self.current = None
@@ -160,11 +151,10 @@ class _Channel(threading.Thread):
             self._shared.finished.append(transfer)
             self._shared.changed.notify_all()
 
-    def _fail(self, transfer: Transfer, error: Exception) -> None:
-        message = f"{transfer.direction.value}: copy of {len(transfer.hbm_blocks)} blocks failed: {error}"
-        failure = error if isinstance(error, LibraError) else LibraError(message)
-        if failure is not error:
-            failure.__cause__ = error
-        with self._shared.changed:
-            self._shared.failure = self._shared.failure or failure
-            self._shared.changed.notify_all()
+
+def _as_fault(transfer: Transfer, error: Exception) -> LibraError:
+    if isinstance(error, LibraError):
+        return error
+    fault = LibraError(f"{transfer.direction.value}: copy of {len(transfer.hbm_blocks)} blocks failed: {error}")
+    fault.__cause__ = error
+    return fault

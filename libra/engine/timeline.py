@@ -29,7 +29,12 @@ class Timeline:
         self.columns: dict[str, list[float]] = {name: [] for name in COLUMNS}
 
     def sample(self, now_s: float, waiting: int, running: int) -> None:
-        """Appends the state at ``now_s``. ``invalid_blocks`` are history KV in HBM without their adapter or prefix."""
+        """Appends the state at ``now_s``."""
+        for name, value in self.measure(now_s, waiting, running).items():
+            self.columns[name].append(value)
+
+    def measure(self, now_s: float, waiting: int, running: int) -> dict[str, float]:
+        """The state at ``now_s``. ``invalid_blocks`` are history KV in HBM without their adapter or prefix."""
         memory = self._manager.memory
         tree, size = memory.tree, memory.tree.size
         present = tree.hbm == PRESENT
@@ -50,8 +55,7 @@ class Timeline:
             waiting,
             running,
         )
-        for column, value in zip(self.columns.values(), values, strict=True):
-            column.append(float(np.asarray(value)))
+        return {name: float(np.asarray(value)) for name, value in zip(COLUMNS, values, strict=True)}
 
     def _usable(self, present: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Mask of nodes that can be used where they are. Under the dependency rule a parent in HBM is enough, since the

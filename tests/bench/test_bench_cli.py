@@ -35,7 +35,15 @@ def test_a_run_ends_on_one_json_line_and_leaves_its_files(capsys: pytest.Capture
     assert set(summary["policies"]) == {"fastlibra", "vllm"}
     assert summary["policies"]["fastlibra"]["seeds"] == 2
     assert "simulated on h800" in stdout
-    expected = {"rows.csv", "summary.csv", "adapters.csv", "summary.json", "timeline.parquet", "meta.json"}
+    expected = {
+        "rows.csv",
+        "summary.csv",
+        "adapters.csv",
+        "summary.json",
+        "timeline.parquet",
+        "meta.json",
+        "report.html",
+    }
     assert {path.name for path in out.iterdir()} == expected
     meta = json.loads((out / "meta.json").read_text())
     assert set(meta["trace_sha256"]) == {"0", "1"}

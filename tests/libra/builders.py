@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from libra.cache.foresight import Foresight
 from libra.cache.manager import CacheManager
 from libra.cache.memory import CacheMemory
 from libra.cache.policy import CachePolicy
@@ -97,7 +98,14 @@ def build_cache(
     config = EngineConfig(block_tokens=BLOCK_TOKENS)
     sizes = CacheSizes(hbm_blocks, host_blocks)
     manager = build_manager(policy, TINY, adapter_specs, sizes, config, clock, link, executor)
+    tell_future(manager)
     return Cache(clock, link, manager.memory, manager)
+
+
+def tell_future(manager: CacheManager, requests: Items[Request] = ()) -> None:
+    """Tells a policy that needs the future that ``requests`` will come; a replay will tell it better."""
+    if manager.memory.ranker.needs_future:
+        manager.memory.ranker.foresee(Foresight.of(requests, manager.block_tokens, TINY.vocab_size))
 
 
 def request(
@@ -157,4 +165,7 @@ def build_engine(
     """A simulated engine over the tiny model, with the same adapters as ``build_cache``."""
     adapter_specs = list(adapters(1, 1, 1) if specs is None else specs)
     config = config or EngineConfig(block_tokens=BLOCK_TOKENS)
-    return build_simulated_engine(policy, TINY, adapter_specs, CacheSizes(hbm_blocks, host_blocks), profile, config)
+    sizes = CacheSizes(hbm_blocks, host_blocks)
+    engine = build_simulated_engine(policy, TINY, adapter_specs, sizes, profile, config)
+    tell_future(engine.manager)
+    return engine

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.gpu.kernels import KernelSettings
+from bench.gpu.kernels import COLUMNS, KernelSettings
+from bench.gpu.readme import readme_text
+from bench.gpu.run_all import run_all, slug
+from bench.gpu.stages import KERNEL_ROWS, Stage, plan, run_stages
 from libra.errors import LibraError
 
 pytest.importorskip("triton", reason="Triton exists for Linux alone")
@@ -74,3 +77,106 @@ def test_vllm_off_a_gpu_is_refused() -> None:
     done = run("bench.gpu.kernels", *arguments, TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 2
     assert "vLLM's kernels run on a CUDA device" in done.stderr
+
+
+# ---- make gpu ------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_gpu_it_is_one_line_and_code_2(tmp_path: Path) -> None:
+    done = run("bench.gpu.run_all", "--out", str(tmp_path / "gpu"), CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: no GPU to measure: ")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "gpu").exists()
+
+
+def test_it_imports_nothing_that_a_gpu_machine_may_lack() -> None:
+    script = (
+        "import sys\n"
+        "absent = ('pyarrow', 'xxhash', 'pytest', 'hypothesis', 'matplotlib', 'aiohttp', 'prometheus_client')\n"
+        "sys.modules.update(dict.fromkeys(absent))\n"
+        "import bench.gpu.run_all, bench.gpu.kernels, bench.gpu.attention_cases, bench.gpu.layer_cases\n"
+        "import bench.gpu.lora_cases, bench.gpu.peers\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_stages_report_what_became_of_them(tmp_path: Path) -> None:
+    script = "import sys; print('noise'); print('the last line'); sys.exit({})"
+    for name, code in (("good", 0), ("bad", 1)):
+        (tmp_path / f"{name}.py").write_text(script.format(code), encoding="utf-8")
+    (tmp_path / "slow.py").write_text("import time; time.sleep(60)", encoding="utf-8")
+    stages = [
+        Stage("first", ("good",), 60),
+        Stage("second", ("bad",), 60),
+        Stage("third", ("slow",), 0.5),
+        Stage("fourth", ("good",), 60, "not built yet"),
+    ]
+    said: list[str] = []
+    results = list(run_stages(stages, tmp_path, said.append))
+    assert [result.status for result in results] == ["ok", "failed", "out of time", "absent"]
+    assert [result.detail for result in results] == [
+        "the last line", "the last line", "stopped after 0 s", "not built yet",
+    ]  # fmt: skip
+    assert results[0].command == "python -m good"
+    assert said[-1] == "fourth: absent, 0 s: not built yet"
+
+
+def test_a_device_gets_rows_meta_and_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = kernel_row("libra", "batch=1", median_us="10.0", of_floor="0.8")
+    text = ",".join(row) + "\\n" + ",".join(map(str, row.values()))
+
+    def stages(directory: Path, peer_vllm: Path | None) -> list[Stage]:
+        write = f"open('{directory / KERNEL_ROWS}', 'w').write('{text}')"
+        return [Stage("kernels", ("timeit", "-n", "1", "-r", "1", write), 60), Stage("profile", (), 1, "not built yet")]
+
+    monkeypatch.setattr("bench.gpu.run_all.plan", stages)
+    results = run_all("NVIDIA H200", tmp_path / "gpu", None)
+    assert [result.status for result in results] == ["ok", "absent"]
+    target = tmp_path / "gpu" / "nvidia-h200"
+    assert sorted(path.name for path in target.iterdir()) == ["README.md", KERNEL_ROWS, "meta.json"]
+    assert "| batch=1 | 10.0 (0.8) |" in (target / "README.md").read_text(encoding="utf-8")
+    meta = json.loads((target / "meta.json").read_text(encoding="utf-8"))
+    assert (meta["device"], meta["partial"]) == ("NVIDIA H200", False)
+    assert [stage["detail"] for stage in meta["stages"]][1] == "not built yet"
+
+
+def test_the_engine_on_cuda_is_said_to_be_absent_and_never_estimated(tmp_path: Path) -> None:
+    stages = {stage.name: stage for stage in plan(tmp_path, Path("vllm"))}
+    assert stages["kernels"].arguments[-2:] == ("--peer-vllm", "vllm")
+    for name in ("engine benchmark", "profile", "validate"):
+        assert "not built yet" in stages[name].absent
+
+
+def test_devices_become_directory_names() -> None:
+    assert slug("NVIDIA H200") == "nvidia-h200"
+    assert slug("NVIDIA A100-SXM4-80GB") == "nvidia-a100-sxm4-80gb"
+
+
+def kernel_row(implementation: str, shape: str, **values: str) -> dict[str, str]:
+    row = dict.fromkeys(COLUMNS, "") | {"kernel": "shrink", "dtype": "bfloat16", "check": "ok", "error": "1e-3"}
+    return row | {"implementation": implementation, "shape": shape} | values
+
+
+def test_the_readme_is_made_of_the_rows() -> None:
+    rows = [
+        kernel_row("libra", "batch=1", median_us="10.0", of_floor="0.8"),
+        kernel_row("libra", "batch=8", median_us="12.0", of_floor="0.6"),
+        kernel_row("vllm", "batch=1", check="failed", error="0.3"),
+    ]
+    stage = {"name": "GPU tests", "status": "absent", "seconds": 0.0, "detail": "no | pytest"}
+    meta = {
+        "device": "NVIDIA H200", "command": "make gpu", "created": "today", "versions": {"torch": "2.6", "peft": None},
+        "source": {"commit": "0123456789abcdef", "dirty": True}, "stages": [stage],
+    }  # fmt: skip
+    text = readme_text(rows, meta)
+    assert "| shrink | libra | bfloat16 | 2 | 0 | 0.70 (0.60) |" in text
+    assert "| shrink | vllm | bfloat16 | 1 | 1 | not timed |" in text
+    assert "| batch=1 | 10.0 (0.8) | wrong: error 0.3 |" in text
+    assert "| batch=8 | 12.0 (0.6) |  |" in text
+    assert "| GPU tests | absent | 0 | no \\| pytest |" in text
+    assert "Versions: torch 2.6." in text
+    assert "source 0123456789ab with changes" in text
+    assert "Kernels:" not in readme_text([], meta)

@@ -66,7 +66,7 @@ def _check_files(run_dir: Path) -> None:
     names = {path.name for path in run_dir.iterdir()}
     assert names == {
         *("rows.csv", "summary.csv", "adapters.csv", "summary.json", "timeline.parquet", "meta.json"),
-        *("requests.csv", "mix.csv"),
+        *("requests.csv", "mix.csv", "report.html"),
     }
     meta = json.loads((run_dir / "meta.json").read_text())
     assert meta["runs"][0]["verdict"]["valid"] is True

@@ -16,7 +16,7 @@ from libra.cache.tree import DependencyTree
 from libra.engine.link import Priority
 from libra.errors import LibraError
 from libra.spec import AdapterSpec
-from tests.libra.builders import Cache, adapters, build_cache, request, serve
+from tests.libra.builders import Cache, adapters, build_cache, request, sequence_of, serve
 
 # ---- values --------------------------------------------------------------------------------------------------------
 
@@ -32,6 +32,13 @@ from tests.libra.builders import Cache, adapters, build_cache, request, serve
         ({"visit_half_life_s": math.nan}, "visit_half_life_s"),
         ({"max_pass_s": -1.0}, "max_pass_s"),
         ({"lookahead": 0}, "lookahead"),
+        ({"max_adapters": 8, "adapter_slots": "padded"}, "max_adapters needs dependency"),
+        ({"max_adapters": 8, "dependency": False}, "adapter_slots padded"),
+        ({"max_adapters": 0, "adapter_slots": "padded", "dependency": False}, "max_adapters must be at least 1"),
+        ({"max_adapters": 8, "adapter_share": 0.2, "dependency": False}, "keep one"),
+        ({"spare_queued": True}, "spare_queued"),
+        ({"swap_unit": "branch", "dependency": False}, "swap_unit"),
+        ({"cold_start": "cpu_assist", "adapter_load": "by_layer"}, "cpu_assist"),
     ],
 )
 def test_values_that_make_no_sense_are_refused_by_name(change: dict[str, Any], fault: str) -> None:
@@ -71,6 +78,12 @@ def test_the_published_systems_are_composed_as_the_design_says() -> None:
     assert offload.adapter_load == "async"
     assert (slora.adapter_share, slora.history_kv, slora.idle_adapters) == (None, "discard", "discard")
     assert (slora.prefetch, slora.host_kv_tier) == ("queue", False)
+    sglang, caraserve, chameleon = (POLICIES[name] for name in ("sglang", "caraserve", "chameleon"))
+    assert (sglang.max_adapters, sglang.adapter_slots, sglang.dependency) == (8, "padded", False)
+    assert (sglang.adapter_load, sglang.host_kv_tier, sglang.history_kv) == ("async", False, "keep")
+    assert caraserve == replace(slora, name="caraserve", summary=caraserve.summary, cold_start="cpu_assist")
+    assert (chameleon.history_kv, chameleon.idle_adapters, chameleon.prefetch) == ("discard", "keep", "queue")
+    assert (chameleon.scheduler, chameleon.spare_queued) == ("multi_queue", True)
     assert FASTLIBRA.swapper == SwapperConfig(tick_s=0.1, high=0.95, low=0.70, prefetch=True)
 
 
@@ -255,6 +268,37 @@ def test_a_share_too_small_for_a_slot_is_refused_with_the_smallest_that_works(hb
         build_cache(vllm, hbm_blocks, specs=adapters(rank))
     advised = float(str(caught.value).split("a share of ")[1].split()[0])
     build_cache(replace(vllm, adapter_share=advised), hbm_blocks, specs=adapters(rank))
+
+
+def test_slots_by_number_are_padded_and_no_more_than_there_are_adapters() -> None:
+    sglang = POLICIES["sglang"]
+    regions = [build_cache(sglang, 60, specs=adapters(*ranks)).memory.region(1) for ranks in ((1, 3), (3,) * 9)]
+    assert [region.num_blocks for region in regions] == [12, 48]
+    with pytest.raises(LibraError, match="8 adapter slots of 6 blocks leave no room for KV in 48 blocks"):
+        build_cache(sglang, 48, specs=adapters(*(3,) * 9))
+
+
+def test_a_slot_goes_to_whoever_used_it_longest_ago_and_kv_stays() -> None:
+    cache = build_cache(replace(POLICIES["sglang"], max_adapters=2), 20)
+    for number, adapter in enumerate(("a0", "a1", "a0", "a2")):
+        serve(cache, request(number, [number] * 9, [1], adapter))
+        cache.pass_time(1.0)
+    assert [cache.manager.adapter_tier(adapter) for adapter in ("a0", "a1", "a2")] == ["hbm", "host", "hbm"]
+    assert cache.tree.hbm[[node for node in range(20) if cache.tree.depth[node] > 1]].all()
+
+
+def test_adapters_of_queued_requests_leave_last_where_the_policy_spares_them() -> None:
+    chameleon = POLICIES["chameleon"]
+    for spare, kept in ((True, "a1"), (False, "a0")):
+        # a0 is used most, so that by its score it stays; a1 is what the queue waits for.
+        cache = build_cache(replace(chameleon, spare_queued=spare), 12, specs=adapters(1, 1))
+        for number, adapter in enumerate(("a0", "a1", "a0", "a0")):
+            serve(cache, request(number, [number] * 3, [1], adapter))
+            cache.pass_time(1.0)
+        cache.manager.look_ahead([sequence_of(request(9, [1, 2], [1], "a1"))])
+        cache.memory.evict(0, 2)
+        assert [cache.manager.adapter_tier(name) for name in ("a0", "a1")].count("hbm") == 1
+        assert cache.manager.adapter_tier(kept) == "hbm"
 
 
 def test_a_unified_pool_smaller_than_an_adapter_asks_for_memory_and_not_for_a_share() -> None:

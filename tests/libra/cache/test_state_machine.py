@@ -14,9 +14,9 @@ from libra.cache.pool import RUNNING
 from libra.cache.tree import ABSENT, PRESENT, ROOT
 from libra.engine.sequence import Sequence
 from libra.engine.simulated_link import LinkRates
-from tests.libra.builders import BLOCK_BYTES, BLOCK_TOKENS, adapters, build_cache, request, sequence_of
+from tests.libra.builders import BLOCK_BYTES, BLOCK_TOKENS, adapters, build_cache, request, sequence_of, tell_future
 from tests.libra.cache.shadow import ShadowCopier
-from tests.libra.variants import VARIANTS
+from tests.libra.variants import CACHE_VARIANTS
 
 # Adapters of 2, 4 and 2 blocks in 14 blocks of HBM, of which a static share takes 5.
 SPECS = adapters(1, 2, 1)
@@ -25,7 +25,6 @@ HBM_BLOCKS = 14
 HOST_BLOCKS = {"roomy": 80, "tight": 11, "tiny": 5}
 # Few openings and few tokens, so that prompts share prefixes and often are twins.
 OPENINGS = ((), (1,) * 8, (2,) * 8, (1,) * 16, (1,) * 8 + (2,) * 4, (1,) * 8 + (2,) * 16)
-ADAPTER_BLOCKS = {spec.adapter_id: 2 * spec.rank for spec in SPECS} | {None: 0}
 # 8 ms a block: a save outlasts several steps of a walk.
 RATES = LinkRates(BLOCK_BYTES / 0.008, 0.0, BLOCK_BYTES / 0.04, 0.0)
 SEEN: Counter[str] = Counter()
@@ -40,11 +39,12 @@ class CacheMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.copier = ShadowCopier()
-        policy, host_blocks = VARIANTS[self.policy_name], HOST_BLOCKS[self.host]
+        policy, host_blocks = CACHE_VARIANTS[self.policy_name], HOST_BLOCKS[self.host]
         if policy.adapter_share is not None:
             policy = replace(policy, adapter_share=0.36)
         self.cache = build_cache(policy, HBM_BLOCKS, host_blocks, SPECS, self.copier, RATES)
         self.manager, self.memory, self.tree = self.cache.manager, self.cache.memory, self.cache.tree
+        tell_future(self.manager, [request(n, (*OPENINGS[n % len(OPENINGS)], 1, 2), [1], "a0", n) for n in range(8)])
         self.copier.fill_host(self.manager)
         self.waiting: list[Sequence] = []
         self.admitted: list[Sequence] = []
@@ -184,7 +184,8 @@ class CacheMachine(RuleBasedStateMachine):
     def holds_together(self) -> None:
         self.manager.check()
         for sequence in self._ready():
-            self.copier.check(sequence, ADAPTER_BLOCKS[sequence.adapter_id])
+            adapter_node = self.manager.adapter_node(sequence.adapter_id)
+            self.copier.check(sequence, int(self.tree.host_size[adapter_node]))
         for sequence, holding in self.manager.holdings.items():
             labels = sequence.hashes(len(holding.path))
             owner = self.tree.adapter_nodes[sequence.adapter_id]
@@ -229,7 +230,7 @@ class CacheMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("host", HOST_BLOCKS)
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", CACHE_VARIANTS)
 def test_invariants_hold_whatever_is_asked(name: str, host: str) -> None:
     machine = type("Machine", (CacheMachine,), {"policy_name": name, "host": host})
     run_state_machine_as_test(

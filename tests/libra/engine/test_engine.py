@@ -1,6 +1,7 @@
 """Whole runs of the simulated engine under every policy: what must hold for any stream of requests."""
 
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from libra.engine.config import EngineConfig
 from libra.engine.engine import Engine
 from libra.engine.record import RunResult
 from libra.engine.replay import replay
-from libra.engine.sequence import Sequence, SequenceState
+from libra.engine.sequence import SamplingParams, Sequence, SequenceState
 from libra.request import Request
 from tests.libra.builders import BLOCK_TOKENS, PROFILE, adapters, build_engine
 from tests.libra.loads import session_load
@@ -26,7 +27,7 @@ SIZES = {"tight": (20, 12), "tight HBM": (24, 200), "tight host": (60, 6), "room
 LINKS = {"fast": 1.0, "even": 0.1, "slow": 0.0125}
 
 
-def engine_for(policy: CachePolicy, size: str, link: str, **options: int) -> Engine:
+def engine_for(policy: CachePolicy, size: str, link: str, **options: Any) -> Engine:
     hbm_blocks, host_blocks = SIZES[size]
     profile = PROFILE.with_link(PROFILE.link_bytes_per_s * LINKS[link])
     config = EngineConfig(block_tokens=BLOCK_TOKENS, **options)
@@ -221,3 +222,48 @@ def test_a_trace_without_recorded_answers_is_filled_the_same_way_every_time() ->
     load = [replace(wanted, output=None) for wanted in session_load(10, ADAPTERS, 0)]
     runs = [replay(engine_for(VARIANTS["fastlibra"], "roomy", "fast"), load) for _ in range(2)]
     assert differences(*runs) == []
+
+
+# ---- ends before the length limit -----------------------------------------------------------------------------------
+
+
+def generate(sampling: SamplingParams) -> tuple[Engine, Sequence]:
+    """One request of up to 20 tokens; the simulated executor yields token 0 whatever is asked of it."""
+    engine = engine_for(VARIANTS["fastlibra"], "roomy", "fast")
+    wanted = replace(session_load(1, ["a0"])[0], arrival_s=0.0, output=None, output_tokens=20)
+    return engine, engine.submit(wanted, sampling)
+
+
+def run(engine: Engine, until: int, sequence: Sequence) -> None:
+    while engine.scheduler.has_work and sequence.num_output_tokens < until:
+        if not engine.step():
+            engine.clock.advance_to(engine.next_event_s())
+
+
+@pytest.mark.parametrize(("stops", "min_tokens", "length"), [({0}, 0, 1), ({0}, 3, 4), ({1}, 0, 20), (set(), 0, 20)])
+def test_a_stop_token_ends_the_answer(stops: set[int], min_tokens: int, length: int) -> None:
+    engine, sequence = generate(SamplingParams(stop_token_ids=frozenset(stops), min_tokens=min_tokens))
+    run(engine, 100, sequence)
+    assert sequence.state is SequenceState.FINISHED
+    assert sequence.num_output_tokens == len(sequence.token_times) == engine.records[0].output_tokens == length
+    engine.manager.check()
+
+
+def test_a_caller_may_end_an_answer_that_runs_and_no_other() -> None:
+    engine, sequence = generate(SamplingParams())
+    with pytest.raises(ValueError, match="waiting"):
+        engine.finish(sequence)
+    run(engine, 2, sequence)
+    engine.finish(sequence)
+    assert [record.status for record in engine.records] == ["finished"]
+    assert not engine.scheduler.has_work
+    engine.manager.check()
+
+
+def test_records_and_samples_can_go_elsewhere() -> None:
+    engine = engine_for(VARIANTS["fastlibra"], "roomy", "fast", timeline_s=None)
+    seen = []
+    engine.on_record = seen.append
+    drive(engine, session_load(5, ADAPTERS), limit_s=100.0)
+    assert len(seen) == 5
+    assert engine.records == [] == engine.timeline.columns["time_s"]

@@ -16,10 +16,12 @@ from libra.engine.engine import Engine
 from libra.engine.profile import Profile, datasheet_profile
 from libra.engine.replay import replay
 from libra.engine.sequence import SamplingParams, Sequence
+from libra.errors import LibraError
 from libra.model.adapter_store import AdapterStore
 from libra.model.llama import LlamaModel, load_model
 from libra.request import Request, Segment
 from libra.spec import DEVICES, ModelSpec
+from tests.libra.builders import tell_future
 from tests.libra.model.reference import greedy_tokens
 from tests.libra.variants import VARIANTS
 from tests.tiny_models import TinyModel
@@ -50,7 +52,7 @@ def slow_profile(model: ModelSpec) -> Profile:
 def sizes_for(store: AdapterStore, model: ModelSpec, policy: CachePolicy, host_blocks: int) -> CacheSizes:
     """Room for about two adapters and two requests, or for one slot and two requests: everything else is swapped."""
     largest = max(spec.num_blocks(model, BLOCK_TOKENS) for spec in store.values())
-    return CacheSizes(2 * largest + (26 if policy.adapter_share is None else 8), host_blocks)
+    return CacheSizes(2 * largest + (8 if policy.splits_hbm else 26), host_blocks)
 
 
 def tightened(policy: CachePolicy) -> CachePolicy:
@@ -79,7 +81,19 @@ def sessions(store: AdapterStore, num_sessions: int, seed: int) -> list[Request]
     ]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+WHOLE_ADAPTERS = [name for name, policy in VARIANTS.items() if not policy.starts_cold]
+
+
+@pytest.mark.parametrize("name", [*sorted(VARIANTS.keys() - set(WHOLE_ADAPTERS)), "rank-aware"])
+def test_what_is_simulated_only_is_refused_by_name(name: str, network: LlamaModel, store: AdapterStore) -> None:
+    policy = VARIANTS[name]
+    sizes = sizes_for(store, network.spec, policy, host_blocks=150)
+    with pytest.raises(LibraError, match=f"policy {policy.name!r}: .*simulated only") as caught:
+        build_cpu_engine(policy, network, store, list(store), sizes, EngineConfig(block_tokens=BLOCK_TOKENS))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", WHOLE_ADAPTERS)
 def test_real_engine_evicts_what_the_simulator_evicts(name: str, network: LlamaModel, store: AdapterStore) -> None:
     policy, model = tightened(VARIANTS[name]), network.spec
     config = EngineConfig(block_tokens=BLOCK_TOKENS, max_num_batched_tokens=64)
@@ -124,7 +138,7 @@ def conversations(tiny_model: TinyModel, store: AdapterStore) -> dict[str | None
     return expected
 
 
-@pytest.mark.parametrize("name", [*POLICIES, "write-back", "no-dependency"])
+@pytest.mark.parametrize("name", [*(name for name in POLICIES if name in WHOLE_ADAPTERS), "write-back"])
 def test_tokens_are_those_of_peft_under_every_policy(
     name: str,
     network: LlamaModel,
@@ -135,6 +149,7 @@ def test_tokens_are_those_of_peft_under_every_policy(
     config = EngineConfig(block_tokens=BLOCK_TOKENS, max_num_batched_tokens=48)
     sizes = sizes_for(store, model, policy, host_blocks=120)
     engine = build_cpu_engine(policy, network, store, list(store), sizes, config, pace=slow_profile(model))
+    tell_future(engine.manager)
     for turn in range(2):
         submitted: list[tuple[Sequence, list[int]]] = []
         for number, (adapter, turns) in enumerate(conversations.items()):

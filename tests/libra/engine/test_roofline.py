@@ -194,3 +194,16 @@ def test_profile_type_is_frozen() -> None:
     with pytest.raises(AttributeError):
         PROFILE.name = "other"  # type: ignore[misc]
     assert isinstance(PROFILE, Profile)
+
+
+def test_estimates_of_steps_are_what_such_steps_take() -> None:
+    clock, roofline = executor()
+    sequences = [decoding(512, adapter) for adapter in ("a0", "a0", "a1", None)]
+    estimate = roofline.step_seconds([s.adapter_id for s in sequences], 1)
+    roofline.execute(StepBatch(decode=sequences), 1, math.inf)
+    assert estimate == pytest.approx(clock.now(), rel=0.01)
+    assert (
+        roofline.step_seconds(["a1"] * 8, 64)
+        > roofline.step_seconds([None] * 8, 64)
+        > roofline.step_seconds([None], 64)
+    )

@@ -222,7 +222,8 @@ def test_claims_behind_a_request_that_was_passed_enough_do_not_starve_it() -> No
 def test_a_request_that_can_never_fit_is_refused_at_once_and_one_that_just_fits_runs(name: str) -> None:
     policy = POLICIES[name]
     engine = build_engine(policy, hbm_blocks=20)
-    room = 16 if policy.adapter_share else 18  # a fifth for adapters, or the adapter's two blocks
+    # Three slots of two blocks, a fifth of HBM for adapters, or the adapter's two blocks.
+    room = 14 if policy.max_adapters else 16 if policy.adapter_share else 18
     fits = engine.submit(request(0, prompt=range(room * BLOCK_TOKENS), output=[1]))
     # The last token is never fed back: it needs no room.
     too_long = engine.submit(request(1, prompt=range(room * BLOCK_TOKENS), output=[1, 2]))

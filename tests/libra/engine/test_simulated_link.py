@@ -160,3 +160,18 @@ def test_data_moves_when_the_transfer_is_polled() -> None:
     assert copier.copied == []
     link.poll()
     assert copier.copied == [copy]
+
+
+def test_arrivals_are_known_in_advance_and_come_true() -> None:
+    clock, link = link_at_zero()
+    save, *copies = transfer(100, OUT), transfer(100), transfer(50), transfer(200)
+    for copy in (save, *copies):
+        link.submit(copy)
+    expected = [link.arrival(copy) for copy in copies]
+    # Half a second before the first byte, then 100 bytes a second; the other direction is another channel.
+    assert expected == [(0.5, 1.5), (2.0, 2.5), (3.0, 5.0)]
+    clock.advance_to(1.75)
+    assert [link.arrival(copy) for copy in copies] == expected
+    clock.advance_to(9.0)
+    assert [copy.finished_s for copy in link.poll() if copy is not save] == [1.5, 2.5, 5.0]
+    assert [link.arrival(copy) for copy in copies] == expected

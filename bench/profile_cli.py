@@ -1,0 +1,61 @@
+"""The command `libra profile`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.settings import CPU, BenchSettings
+
+if TYPE_CHECKING:
+    from libra.engine.profile import Profile
+
+ROUNDS = 5
+BUDGET_S = 60.0
+
+
+def profile(
+    out: Annotated[Path, typer.Option(help="The profile to write, for --profile.", metavar="FILE")],
+    device: Annotated[str, typer.Option(help="What to measure: cpu.")] = "cpu",
+    model: Annotated[
+        str, typer.Option(help="A Hugging Face directory, or `tiny` or `32m` for a random model.")
+    ] = CPU.model,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = BenchSettings.dtype,
+    block_size: Annotated[int, typer.Option(min=1, help="Tokens per block.")] = BenchSettings(
+        workload="chatbot"
+    ).engine.block_tokens,
+    rounds: Annotated[int, typer.Option(min=1, help="Least samples of every point.")] = ROUNDS,
+    budget: Annotated[float, typer.Option(min=0.0, help="Seconds to go on for after that.")] = BUDGET_S,
+    disable_tqdm: Annotated[bool, typer.Option("--disable-tqdm", help="No progress bar.")] = False,
+) -> None:
+    """Measure what steps and copies take on this machine, and fit the simulator's coefficients to it."""
+    from rich.console import Console
+
+    from bench.documents import to_json
+    from bench.platform import open_network
+    from bench.profiling.report import profile_table
+    from bench.profiling.run import ProfileSettings, check_target, run_profile
+    from bench.real_device import check_measurable
+    from bench.study_output import replace_text
+    from bench.table import print_safely
+
+    check_measurable(device)
+    check_target(out)
+    network = open_network(model, dtype)
+    settings = ProfileSettings(model, dtype, block_size, rounds, budget)
+    measured = run_profile(network, settings, disable_tqdm=disable_tqdm)
+    replace_text(out, to_json(measured.as_dict(), indent=2) + "\n")
+    print_safely(Console(), profile_table(measured))
+    typer.echo(to_json(_line(measured, out)))
+
+
+def _line(profile: "Profile", out: Path) -> dict[str, object]:
+    """What scripts want to know of it."""
+    kinds = (profile.fit or {})["kinds"]
+    return {
+        "schema_version": 1,
+        "profile": str(out),
+        "name": profile.name,
+        "r_squared": profile.r_squared,
+        "kinds": {name: quality["r_squared"] for name, quality in kinds.items()},
+    }

@@ -1,0 +1,144 @@
+"""Fits the coefficients of a profile to measured steps and copies, none below zero."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+from libra.engine.roofline import StepDemand
+from libra.errors import LibraError
+
+FloatArray = npt.NDArray[np.float64]
+
+# A rate that no measured point was bound by, in flops or bytes per second.
+UNBOUND = 1e18
+COEFFICIENTS = (
+    "step_overhead_s",
+    "flops_per_s",
+    "memory_bytes_per_s",
+    "adapter_overhead_s",
+    "sequence_s",
+    "context_token_s",
+)
+RATES = ("flops_per_s", "memory_bytes_per_s")
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well fitted seconds meet the measured ones. ``r_squared`` None where all measured ones are equal; errors are
+    relative to the measured, signs dropped."""
+
+    num_points: int
+    r_squared: float | None
+    mean_error: float
+    max_error: float
+
+    @staticmethod
+    def of(measured: FloatArray, fitted: FloatArray) -> "Quality":
+        around = float(((measured - measured.mean()) ** 2).sum())
+        errors = np.abs(fitted / measured - 1.0)
+        r_squared = 1.0 - float(((measured - fitted) ** 2).sum()) / around if around > 0 else None
+        return Quality(len(measured), r_squared, float(errors.mean()), float(errors.max()))
+
+
+@dataclass(frozen=True)
+class StepFit:
+    """``coefficients`` by their names in Profile, and the ``seconds`` that they give the measured points."""
+
+    coefficients: dict[str, float]
+    seconds: FloatArray
+
+
+@dataclass(frozen=True)
+class LineFit:
+    """A copy of n bytes takes ``latency_s + n / bytes_per_s``."""
+
+    latency_s: float
+    bytes_per_s: float
+    quality: Quality
+
+
+def non_negative_least_squares(columns: FloatArray, target: FloatArray) -> FloatArray:
+    """The x >= 0 with the least ||columns x - target||, columns [points, unknowns] of 8 unknowns at most.
+
+    It is the best of the plain solutions over all subsets of unknowns that are nowhere negative.
+    """
+    # To lengths of one: flops and bytes would drown seconds.
+    scale = np.linalg.norm(columns, axis=0)
+    unit = columns / np.where(scale > 0, scale, 1.0)
+    used = np.flatnonzero(scale > 0)
+    best, least = np.zeros(columns.shape[1]), float(target @ target)
+    for count in range(1, len(used) + 1):
+        for subset in map(list, combinations(used, count)):
+            solution = np.linalg.lstsq(unit[:, subset], target, rcond=None)[0]
+            error = float(((unit[:, subset] @ solution - target) ** 2).sum())
+            # Another unknown must earn its place, or rounding would choose among equals.
+            if (solution >= 0).all() and error < least * (1 - 1e-9):
+                best, least = np.zeros(columns.shape[1]), error
+                best[subset] = solution / scale[subset]
+    return best
+
+
+def fit_steps(demands: Sequence[StepDemand], seconds: Sequence[float]) -> StepFit:
+    """The coefficients with the least relative squared error, so that short steps count like long ones.
+
+    A step is bound by compute or by memory. Whatever the two rates, those bound by compute have the higher flops per
+    byte: sorted by that, one cut parts them, every cut is tried, and within it the step is linear in the unknowns.
+    Raises LibraError for fewer points than unknowns.
+    """
+    if len(demands) < len(COEFFICIENTS):
+        raise LibraError(
+            f"{len(demands)} steps were measured, and {len(COEFFICIENTS)} coefficients need at least as many; use a "
+            "model of longer contexts"
+        )
+    work = np.array(demands, dtype=float)
+    measured = np.asarray(seconds, dtype=float)
+    flops, moved = work[:, 0], work[:, 1]
+    order = np.argsort(flops / moved, kind="stable")
+    best: tuple[float, FloatArray, FloatArray] | None = None
+    for cut in range(len(order) + 1):
+        by_memory = np.zeros(len(order), dtype=bool)
+        by_memory[order[:cut]] = True
+        costs = non_negative_least_squares(_columns(work, by_memory) / measured[:, None], np.ones(len(measured)))
+        # What the simulator will say: the larger of the two, whichever side of the cut the point was on.
+        truly_by_memory = moved * costs[2] > flops * costs[1]
+        fitted = _columns(work, truly_by_memory) @ costs
+        error = float(((fitted / measured - 1.0) ** 2).sum())
+        if best is None or error < best[0]:
+            best = (error, costs, fitted)
+    assert best is not None
+    coefficients: dict[str, float] = dict(zip(COEFFICIENTS, best[1].tolist(), strict=True))
+    for name in RATES:
+        coefficients[name] = 1.0 / coefficients[name] if coefficients[name] > 0 else UNBOUND
+    return StepFit(coefficients, best[2])
+
+
+def _columns(work: FloatArray, by_memory: npt.NDArray[np.bool_]) -> FloatArray:
+    """Seconds per unit of each cost, in the order of COEFFICIENTS; a rate's cost is its inverse."""
+    flops, moved, adapter_flops, adapter_bytes, sequences, context = work.T
+    return np.stack(
+        [
+            np.ones(len(work)),
+            np.where(by_memory, 0.0, flops) + adapter_flops,
+            np.where(by_memory, moved, 0.0) + adapter_bytes,
+            (adapter_bytes > 0).astype(float),
+            sequences,
+            context,
+        ],
+        axis=1,
+    )
+
+
+def fit_line(sizes: Sequence[int], seconds: Sequence[float]) -> LineFit:
+    """Latency and bandwidth of copies of so many bytes, by relative least squares. With one size there is no latency.
+    Raises ValueError without any copy."""
+    size, measured = np.asarray(sizes, dtype=float), np.asarray(seconds, dtype=float)
+    if not size.size:
+        raise ValueError("no copies to fit")
+    constant = np.full(len(size), float(len(set(sizes)) > 1))
+    columns = np.stack([constant, size], axis=1)
+    latency_s, per_byte = non_negative_least_squares(columns / measured[:, None], np.ones(len(size))).tolist()
+    fitted = columns @ np.array([latency_s, per_byte])
+    return LineFit(latency_s, 1.0 / per_byte if per_byte > 0 else UNBOUND, Quality.of(measured, fitted))

@@ -1,0 +1,150 @@
+"""The command `libra serve`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from libra.engine.config import EngineConfig
+from libra.errors import LibraError, unknown
+from libra.server.settings import MIB, EngineSettings, ServerSettings
+
+FAILED = 1
+# vLLM takes several values after one flag; these flags may be repeated, and so may take them too.
+_LISTS = ("--lora", "--lora-modules")
+
+
+class ServeCommand(TyperCommand):
+    """Understands `--lora-modules a=PATH b=PATH` beside one flag for each."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, repeat_flags(args))
+
+
+def repeat_flags(args: list[str]) -> list[str]:
+    """``args`` with the flag repeated before each of several values."""
+    repeated: list[str] = []
+    flag: str | None = None
+    for position, argument in enumerate(args):
+        if argument.startswith("-"):
+            flag = argument if argument in _LISTS else None
+        elif flag is not None and args[position - 1] != flag and "=" in argument:
+            repeated.append(flag)
+        else:
+            flag = flag if position and args[position - 1] == flag else None
+        repeated.append(argument)
+    return repeated
+
+
+def serve(
+    model: Annotated[Path, typer.Argument(help="A Hugging Face model directory.", metavar="MODEL")],
+    lora: Annotated[
+        list[str] | None, typer.Option("--lora", "--lora-modules", help="An adapter, name=PATH; repeat it for more.")
+    ] = None,
+    lora_dir: Annotated[
+        list[Path] | None,
+        typer.Option(help="A directory of adapters: found at start and on demand, and open to /v1/load_lora_adapter."),
+    ] = None,
+    max_lora_rank: Annotated[int | None, typer.Option(min=1, help="Largest rank accepted; 128 unless given.")] = None,
+    policy: Annotated[str, typer.Option(help="See `libra policies`, or path/to/file.py:name.")] = "fastlibra",
+    device: Annotated[str, typer.Option(help="Where to compute: cpu.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = EngineSettings.dtype,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = ServerSettings.host,
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = ServerSettings.port,
+    api_key: Annotated[
+        str | None, typer.Option(help="Clients must send this key.", envvar="LIBRA_API_KEY", show_envvar=True)
+    ] = None,
+    served_model_name: Annotated[
+        str | None, typer.Option(help="What clients call the base model.  [default: the directory's name]")
+    ] = None,
+    max_model_len: Annotated[int | None, typer.Option(help="Prompt and answer together.")] = None,
+    hbm_cache_gib: Annotated[float, typer.Option(help="HBM for adapters and KV.")] = EngineSettings.hbm_cache_gib,
+    host_cache_gib: Annotated[float, typer.Option(help="Host memory for both.")] = EngineSettings.host_cache_gib,
+    link_gbps: Annotated[float | None, typer.Option(help="Slow the host link to so many GB/s per direction.")] = None,
+    max_num_batched_tokens: Annotated[
+        int, typer.Option(help="Tokens of one step.")
+    ] = EngineConfig().max_num_batched_tokens,
+    max_num_seqs: Annotated[int, typer.Option(help="Requests computed at a time.")] = EngineConfig().max_num_seqs,
+    block_size: Annotated[int, typer.Option(help="Tokens per block.")] = EngineConfig().block_tokens,
+    max_queue: Annotated[int, typer.Option(help="Requests that may wait beyond those.")] = ServerSettings.max_queue,
+    request_timeout: Annotated[float, typer.Option(help="Seconds for a request, arrival to last token.")] = (
+        ServerSettings.request_timeout_s
+    ),
+    drain_timeout: Annotated[float, typer.Option(help="Seconds for open requests when told to stop.")] = (
+        ServerSettings.drain_timeout_s
+    ),
+    max_body_mib: Annotated[float, typer.Option(help="Largest request body.")] = ServerSettings.max_body_bytes / MIB,
+    cache_salt: Annotated[
+        str, typer.Option(help="user: share KV only among requests with the same `user` field; none: share all.")
+    ] = ServerSettings.cache_salt,
+    request_log: Annotated[
+        Path | None,
+        typer.Option(help="Append what is needed to replay the traffic: lengths, arrivals, hashes; no text."),
+    ] = None,
+    request_log_text: Annotated[bool, typer.Option("--request-log-text", help="Also log prompts and answers.")] = False,
+) -> None:
+    """Serve a model and its adapters over OpenAI's API, until a signal; then finish what is open, and stop."""
+    from bench.platform import limit_openmp_spinning
+
+    limit_openmp_spinning()
+    try:
+        import asyncio
+
+        from baselines import find_policy
+        from libra.server.build import build_parts
+        from libra.server.serve import serve as run
+    except ImportError as error:
+        raise LibraError(f"{error.name} is missing; pip install 'libra-lora[engine,server]'") from error
+
+    if device != "cpu":
+        raise unknown("device", device, ["cpu"])
+    if cache_salt not in ("none", "user"):
+        raise unknown("cache salt", cache_salt, ["none", "user"])
+    settings = ServerSettings(
+        model_name=served_model_name or model.resolve().name,
+        host=host,
+        port=port,
+        api_key=api_key,
+        lora_dirs=tuple(lora_dir or ()),
+        max_queue=max_queue,
+        request_timeout_s=request_timeout,
+        drain_timeout_s=drain_timeout,
+        max_body_bytes=int(max_body_mib * MIB),
+        cache_salt="user" if cache_salt == "user" else "none",
+        request_log=request_log,
+        request_log_text=request_log_text,
+    )
+    wanted = EngineSettings(
+        policy=find_policy(policy),
+        model=model,
+        adapters=parse_adapters(lora or []),
+        max_lora_rank=max_lora_rank,
+        max_model_len=max_model_len,
+        dtype=dtype,
+        hbm_cache_gib=hbm_cache_gib,
+        host_cache_gib=host_cache_gib,
+        link_gbps=link_gbps,
+        config=EngineConfig(
+            max_num_batched_tokens=max_num_batched_tokens,
+            max_num_seqs=max_num_seqs,
+            block_tokens=block_size,
+            timeline_s=None,
+        ),
+    )
+    parts = build_parts(settings, wanted)
+    if not asyncio.run(run(parts, lambda line: typer.echo(line, err=True))):
+        raise typer.Exit(FAILED)
+
+
+def parse_adapters(values: list[str]) -> dict[str, Path]:
+    """``name=PATH`` by name. Raises LibraError for another form and for a name that comes twice."""
+    adapters: dict[str, Path] = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not (name and equals and path):
+            raise LibraError(f"--lora {value}: write name=PATH")
+        if name in adapters:
+            raise LibraError(f"--lora {name}: given twice; rename one")
+        adapters[name] = Path(path)
+    return adapters

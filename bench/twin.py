@@ -1,0 +1,40 @@
+"""A simulation of the real engine: the same model, adapters, caches and requests, time by a measured profile."""
+
+from typing import Any
+
+from bench.platform import Platform
+from libra.cache.policy import CachePolicy
+from libra.engine.build import CacheSizes, build_simulated_engine
+from libra.engine.config import EngineConfig
+from libra.engine.engine import Engine
+from libra.engine.profile import Profile
+from libra.spec import AdapterSpec
+from workloads.trace import Trace
+
+
+class SimulatedTwin(Platform):
+    """What ``real`` would do if every step and copy took what ``profile`` says."""
+
+    def __init__(self, real: Platform, profile: Profile, config: EngineConfig) -> None:
+        """Raises LibraError when the profile was measured for another model than that of ``real``."""
+        profile.check_use(real.model, "cpu", 1)
+        self.defaults = real.defaults
+        self.model = real.model
+        self._real = real
+        self._profile = profile
+        self._config = config
+
+    def fit(self, trace: Trace) -> Trace:
+        return self._real.fit(trace)
+
+    def adapters(self, trace: Trace, seed: int) -> list[AdapterSpec]:
+        return self._real.adapters(trace, seed)
+
+    def default_hbm_bytes(self) -> float:
+        return self._real.default_hbm_bytes()
+
+    def engine(self, policy: CachePolicy, adapters: list[AdapterSpec], sizes: CacheSizes) -> Engine:
+        return build_simulated_engine(policy, self.model, adapters, sizes, self._profile, self._config)
+
+    def profile(self) -> dict[str, Any]:
+        return self._profile.as_dict()

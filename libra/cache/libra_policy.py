@@ -1,0 +1,16 @@
+"""libra's own policy: what the study (results/, docs/libra-policy.md) says pays, and nothing else."""
+
+from dataclasses import replace
+
+from libra.cache.expected_reuse import ExpectedReuse
+from libra.cache.fastlibra import FASTLIBRA
+
+LIBRA = replace(
+    FASTLIBRA,
+    name="libra",
+    summary="fastlibra with learnt time to reuse as ranker, early saves into free host memory, patient admission",
+    ranker=ExpectedReuse(),
+    write_back="into_free",
+    scheduler="adapter_affinity",
+    max_pass_s=20.0,
+)

@@ -1,0 +1,175 @@
+"""A server on a free port, in a thread with an event loop of its own, and a plain client."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPResponse
+from typing import Any, TypeVar
+
+from libra.cache.fastlibra import FASTLIBRA
+from libra.engine.config import EngineConfig
+from libra.engine.engine import Engine
+from libra.server.build import build_parts, make_server
+from libra.server.serve import start_http
+from libra.server.server import Server
+from libra.server.settings import EngineSettings, ServerSettings
+from libra.spec import GIB
+from tests.tiny_models import TinyModel
+
+T = TypeVar("T")
+BLOCK_TOKENS = 16
+BASE = "tiny-base"
+# Blocks of 12 KiB: room for every adapter and several requests, but not for all that the tests leave behind.
+HBM_BLOCKS, HOST_BLOCKS = 160, 400
+
+
+@dataclass
+class Reply:
+    """One response. ``events`` are the objects of a stream, without its [DONE]."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.json["error"]
+        assert set(found) == {"message", "type", "param", "code"}
+        return found
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        assert self.body.endswith(b"data: [DONE]\n\n"), self.body[-200:]
+        lines = [line for line in self.body.decode().split("\n\n") if line]
+        assert all(line.startswith("data: ") for line in lines)
+        return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+    @property
+    def text(self) -> str:
+        """The text of the first choice, streamed or not."""
+        if self.headers["Content-Type"].startswith("text/event-stream"):
+            choices = [choice for event in self.events for choice in event["choices"] if choice["index"] == 0]
+            return "".join(choice.get("text") or choice.get("delta", {}).get("content") or "" for choice in choices)
+        choice = self.json["choices"][0]
+        text: str = choice["text"] if "text" in choice else choice["message"]["content"]
+        return text
+
+
+@dataclass
+class Running:
+    """A server and where it is."""
+
+    server: Server
+    host: str
+    port: int
+    loop: asyncio.AbstractEventLoop
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    def open(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> HTTPConnection:
+        """A connection with a request sent; the caller reads, and closes it."""
+        connection = HTTPConnection(self.host, self.port, timeout=20)
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        connection.request(method, path, data, {**self.headers, **(headers or {})})
+        return connection
+
+    def ask(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Reply:
+        connection = self.open(method, path, body, headers)
+        try:
+            response: HTTPResponse = connection.getresponse()
+            return Reply(response.status, dict(response.headers), response.read())
+        finally:
+            connection.close()
+
+    def get(self, path: str) -> Reply:
+        return self.ask("GET", path)
+
+    def post(self, path: str, **body: Any) -> Reply:
+        return self.ask("POST", path, body)
+
+    def complete(self, **body: Any) -> Reply:
+        """A greedy completion of the base model unless ``body`` says otherwise."""
+        return self.post(
+            "/v1/completions", **{"model": BASE, "prompt": "abc", "temperature": 0, "max_tokens": 6, **body}
+        )
+
+    def chat(self, *messages: str, **body: Any) -> Reply:
+        said = [{"role": "user", "content": text} for text in messages]
+        return self.post(
+            "/v1/chat/completions", **{"model": BASE, "temperature": 0, "max_tokens": 6, "messages": said, **body}
+        )
+
+    def in_engine(self, action: Callable[[Engine], T]) -> T:
+        """What ``action`` returns, run in the engine's thread between two steps."""
+        return asyncio.run_coroutine_threadsafe(self.server.engine.call(action), self.loop).result(timeout=20)
+
+    def check_idle(self) -> None:
+        """Proves that nobody holds anything."""
+
+        def check(engine: Engine) -> None:
+            assert not engine.scheduler.has_work
+            assert not engine.manager.holdings
+            engine.manager.check()
+
+        self.in_engine(check)
+        # The last news of an ended request are on their way when the engine answers.
+        deadline_s = time.monotonic() + 5.0
+        while self.server.engine.streams and time.monotonic() < deadline_s:
+            time.sleep(0.001)
+        assert not self.server.engine.streams
+
+
+def engine_settings(tiny: TinyModel, **changes: Any) -> EngineSettings:
+    block_gib = tiny.spec.block_bytes(BLOCK_TOKENS) / GIB
+    config = EngineConfig(block_tokens=BLOCK_TOKENS, max_num_batched_tokens=128, timeline_s=None)
+    defaults = {
+        "policy": FASTLIBRA,
+        "model": tiny.directory,
+        "adapters": tiny.adapters,
+        "max_lora_rank": 8,
+        "hbm_cache_gib": HBM_BLOCKS * block_gib,
+        "host_cache_gib": HOST_BLOCKS * block_gib,
+        "config": config,
+    }
+    return EngineSettings(**{**defaults, **changes})
+
+
+@contextmanager
+def running(settings: ServerSettings, wanted: EngineSettings) -> Iterator[Running]:
+    """A server until the block ends."""
+    parts = build_parts(settings, wanted)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    async def start() -> tuple[Server, Any, str]:
+        server = make_server(parts)
+        return server, *(await start_http(server))
+
+    server, runner, address = asyncio.run_coroutine_threadsafe(start(), loop).result(timeout=30)
+    host, port = address.removeprefix("http://").rsplit(":", 1)
+    try:
+        yield Running(server, host, int(port), loop)
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(timeout=30)
+        server.close()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(timeout=10)
+        loop.close()
+
+
+def settings(**changes: Any) -> ServerSettings:
+    return ServerSettings(**{"model_name": BASE, "port": 0, "request_timeout_s": 20.0, **changes})

@@ -1,0 +1,214 @@
+"""What is refused, how it is said, and that nothing a client sends is the server's own fault."""
+
+import asyncio
+import time
+from typing import Any
+
+import aiohttp
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from libra.engine.engine import Engine
+from libra.engine.executor import StepBatch, StepResult
+from tests.libra.server.running import BASE, Running, engine_settings, running, settings
+from tests.tiny_models import MAX_LENGTH, TinyModel
+
+COMPLETION = {"model": BASE, "prompt": "a", "max_tokens": 2}
+CHAT = {"model": BASE, "messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": 1e999}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_k": 2.5}, "top_k"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"max_tokens": 10**30}, "max_tokens"),
+        ({"n": 1000}, "n"),
+        ({"seed": 1 << 63}, "seed"),
+        ({"stop": [""]}, "stop"),
+        ({"stop": {}}, "stop"),
+        ({"stop": ["x"] * 100}, "stop"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids"),
+        ({"min_tokens": 3}, "min_tokens"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"logprobs": 1, "echo": True}, "logprobs"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream_options": []}, "stream_options"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": None}, "prompt"),
+        ({"prompt": [1, "a"]}, "prompt"),
+        ({"prompt": [512]}, "prompt"),
+        ({"prompt": [[1], "a"]}, "prompt"),
+        ({"prompt": "\ud800"}, "prompt"),
+        ({"user": "x" * 300}, "user"),
+        ({"model": None}, "model"),
+    ],
+)
+def test_a_bad_field_is_named(served: Running, changes: dict[str, Any], param: str) -> None:
+    reply = served.ask("POST", "/v1/completions", {**COMPLETION, **changes})
+    assert reply.status == 400
+    assert reply.error["param"] == param
+    assert reply.error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        None, [], ["hi"], [{}], [{"role": "user", "content": 4}], [{"role": 1, "content": "a"}],
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+        [{"role": "user", "content": ["a"]}], [{"role": "\ud800", "content": "a"}],
+    ],
+)  # fmt: skip
+def test_messages_that_are_none_are_refused(served: Running, messages: Any) -> None:
+    reply = served.ask("POST", "/v1/chat/completions", {**CHAT, "messages": messages})
+    assert reply.status == 400
+    assert str(reply.error["param"]).startswith("messages")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000])
+def test_a_body_that_is_no_json_object_is_refused(served: Running, body: bytes) -> None:
+    reply = served.ask("POST", "/v1/completions", body)
+    assert reply.status == 400
+    assert reply.error["code"] == "invalid_json"
+
+
+def test_an_unknown_model_comes_with_the_nearest(served: Running) -> None:
+    for path, body in (("/v1/completions", COMPLETION), ("/v1/chat/completions", CHAT)):
+        reply = served.ask("POST", path, {**body, "model": "adaptor-03"})
+        assert reply.status == 404
+        assert reply.error["code"] == "model_not_found"
+        assert "Did you mean 'adapter-03'?" in reply.error["message"]
+    assert served.get("/v1/models/adaptor-03").status == 404
+
+
+def test_paths_and_methods_that_are_none_of_ours(served: Running) -> None:
+    assert served.get("/v1/nothing").error["code"] == "not_found"
+    wrong = served.get("/v1/completions")
+    assert wrong.status == 405
+    assert wrong.headers["Allow"] == "POST"
+    assert wrong.error["type"] == "invalid_request_error"
+
+
+def test_what_is_too_long_is_refused_before_it_costs_anything(served: Running) -> None:
+    long_prompt = served.complete(prompt=[1] * MAX_LENGTH)
+    assert long_prompt.status == 413
+    assert long_prompt.error["code"] == "context_length_exceeded"
+    assert str(MAX_LENGTH) in long_prompt.error["message"]
+    long_answer = served.complete(prompt=[1] * 10, max_tokens=MAX_LENGTH)
+    assert (long_answer.status, long_answer.error["param"]) == (400, "max_tokens")
+    served.check_idle()
+
+
+def test_limits_of_body_pool_queue_time_and_key(tiny_model: TinyModel) -> None:
+    tight = settings(api_key="secret", max_body_bytes=2000, max_queue=0, request_timeout_s=0.4)
+    wanted = engine_settings(tiny_model)
+    block_gib = wanted.hbm_cache_gib / 160
+    small = engine_settings(tiny_model, hbm_cache_gib=24 * block_gib)
+    with running(tight, small) as server:
+        assert server.get("/v1/models").status == 401
+        assert server.get("/stats").status == 401
+        assert server.ask("GET", "/v1/models", headers={"Authorization": "Bearer secre"}).status == 401
+        assert server.get("/health").status == server.get("/metrics").status == server.get("/").status == 200
+        server.headers["Authorization"] = "Bearer secret"
+        assert server.get("/v1/models").status == 200
+        assert server.complete(prompt="a" * 3000).error["code"] == "body_too_long"
+        # 24 blocks of 16 tokens, less than the model's own limit: the pool is what limits here.
+        assert "385 together" in server.complete(prompt=[1] * 400).error["message"]
+        server.in_engine(slow_down)
+        slow = server.complete(prompt="a", max_tokens=300, ignore_eos=True)
+        assert (slow.status, slow.error["code"]) == (408, "timeout")
+        server.check_idle()
+        cut = server.complete(prompt="a", max_tokens=300, ignore_eos=True, stream=True)
+        assert cut.status == 200
+        assert cut.events[-1]["error"]["code"] == "timeout"
+        server.check_idle()
+        assert server.complete(prompt="a", max_tokens=2).status == 200
+
+
+def slow_down(engine: Engine) -> None:
+    """Every step takes two milliseconds more, on any machine."""
+    compute = engine.executor.execute
+
+    def execute(batch: StepBatch, max_steps: int, until_s: float) -> StepResult:
+        time.sleep(0.002)
+        return compute(batch, max_steps, until_s)
+
+    engine.executor.execute = execute  # type: ignore[method-assign]
+
+
+def test_a_full_queue_says_when_to_come_back(tiny_model: TinyModel) -> None:
+    wanted = engine_settings(tiny_model)
+    config = type(wanted.config)(block_tokens=16, max_num_seqs=2, timeline_s=None)
+    with running(settings(max_queue=2), engine_settings(tiny_model, config=config)) as server:
+
+        async def burst() -> list[tuple[int, str | None]]:
+            async with aiohttp.ClientSession() as session:
+
+                async def one() -> tuple[int, str | None]:
+                    body = {**COMPLETION, "max_tokens": 40, "ignore_eos": True}
+                    async with session.post(f"{server.url}/v1/completions", json=body) as response:
+                        await response.read()
+                        return response.status, response.headers.get("Retry-After")
+
+                return await asyncio.gather(*(one() for _ in range(10)))
+
+        answers = asyncio.run(burst())
+        assert sorted(status for status, _ in answers) == [200] * 4 + [429] * 6
+        assert {wait for status, wait in answers if status == 429} == {"1"}
+        assert server.complete(prompt="a", n=5).status == 400, "more than can ever be taken on at a time"
+        server.check_idle()
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=6), children, max_size=3),
+    max_leaves=5,
+)
+known_fields = st.sampled_from(
+    [
+        "model", "prompt", "messages", "max_tokens", "max_completion_tokens", "n", "temperature", "top_p", "top_k",
+        "seed", "stop", "stop_token_ids", "min_tokens", "ignore_eos", "logprobs", "top_logprobs", "echo", "stream",
+        "stream_options", "user", "cache_salt", "lora_name", "lora_path", "tokens", "return_token_ids",
+        "skip_special_tokens", "add_special_tokens", "include_stop_str_in_output",
+    ]
+)  # fmt: skip
+plausible = st.sampled_from(
+    [
+        0, 1, 2, 3, -1, 0.5, 1.0, True, "a", "", [1, 2], ["a"], [[1], [2]], BASE, "adapter-01", {"include_usage": True},
+        [{"role": "user", "content": "x"}], [{"role": "user", "content": [{"type": "text", "text": "x"}]}],
+    ]
+)  # fmt: skip
+
+
+@hypothesis_settings(
+    derandomize=True, max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    path=st.sampled_from(
+        [
+            "/v1/completions", "/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize",
+            "/v1/load_lora_adapter", "/v1/unload_lora_adapter",
+        ]
+    ),
+    base=st.sampled_from([{}, COMPLETION, CHAT]),
+    changes=st.dictionaries(known_fields | st.text(max_size=5), plausible | json_values, max_size=4),
+)  # fmt: skip
+def test_no_body_is_the_server_s_fault(
+    served: Running, path: str, base: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    body = {**base, **changes}
+    if path == "/v1/unload_lora_adapter":
+        body.pop("lora_name", None)  # the other tests need the adapters
+    reply = served.ask("POST", path, body)
+    assert reply.status < 500
+    if reply.status >= 400:
+        assert reply.error["message"]

@@ -1,0 +1,183 @@
+"""Clients that go away, a server that is told to stop, an engine that dies."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from libra.engine.engine import Engine
+from tests.libra.server.running import BASE, Running, engine_settings, running, settings
+from tests.tiny_models import TinyModel
+
+LONG = {"model": BASE, "prompt": [1, 2, 3], "max_tokens": 400, "ignore_eos": True, "temperature": 0}
+
+
+def until(condition: Any, seconds: float = 10.0) -> None:
+    deadline_s = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline_s, "it did not happen"
+        time.sleep(0.002)
+
+
+def test_a_client_that_goes_away_frees_its_blocks_within_a_step(served: Running) -> None:
+    for stream in (True, False):
+        connection = served.open("POST", "/v1/completions", {**LONG, "stream": stream})
+        until(lambda: served.in_engine(lambda engine: len(engine.scheduler.running)) == 1)
+        if stream:
+            connection.getresponse().read(10)
+        steps = served.in_engine(lambda engine: engine.num_steps)
+        connection.close()
+        until(lambda: not served.in_engine(lambda engine: engine.scheduler.has_work))
+        assert served.in_engine(lambda engine: engine.num_steps) - steps < 100, "it was computed to the end"
+        served.check_idle()
+
+
+def test_a_storm_of_disconnects_leaves_nothing_behind(served: Running) -> None:
+    models = [BASE, *(f"adapter-{number:02d}" for number in range(5))]
+
+    async def one(session: aiohttp.ClientSession, number: int) -> None:
+        body = {
+            **LONG,
+            "prompt": [number % 7 + 1] * (number % 50 + 1),
+            "model": models[number % 6],
+            "stream": number % 3 > 0,
+        }
+        if number % 5 == 0:
+            body["max_tokens"] = 5
+        try:
+            async with asyncio.timeout(0.01 * (number % 20) if number % 5 else 20.0):
+                async with session.post(f"{served.url}/v1/completions", json=body) as response:
+                    await response.read()
+                    assert response.status == 200
+        except TimeoutError:
+            assert number % 5, "a request that was let be did not come to its end"
+
+    async def storm() -> None:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            await asyncio.gather(*(one(session, number) for number in range(80)))
+
+    asyncio.run(storm())
+    until(lambda: not served.server.engine.streams)
+    served.check_idle()
+    assert served.complete(prompt="still there").status == 200
+
+
+def test_a_draining_server_finishes_what_is_open_and_takes_nothing_new(tiny_model: TinyModel) -> None:
+    with running(settings(), engine_settings(tiny_model)) as server:
+        connections = [server.open("POST", "/v1/completions", {**LONG, "max_tokens": 60}) for _ in range(4)]
+        until(lambda: len(server.server.engine.streams) == 4)
+        drained = asyncio.run_coroutine_threadsafe(server.server.drain(), server.loop)
+        until(lambda: server.server.draining)
+        refused = server.complete(prompt="late")
+        assert (refused.status, refused.error["code"]) == (503, "shutting_down")
+        assert "Retry-After" in refused.headers
+        assert server.get("/health").status == 503
+        for connection in connections:
+            response = connection.getresponse()
+            assert response.status == 200
+            assert b'"completion_tokens": 60' in response.read()
+            connection.close()
+        assert drained.result(timeout=10) is True
+        server.check_idle()
+
+
+def test_draining_does_not_wait_for_ever(tiny_model: TinyModel) -> None:
+    with running(settings(drain_timeout_s=0.05), engine_settings(tiny_model)) as server:
+        connection = server.open("POST", "/v1/completions", {**LONG, "stream": True})
+        response = connection.getresponse()
+        drained = asyncio.run_coroutine_threadsafe(server.server.drain(), server.loop)
+        assert b'"code":"shutting_down"' in response.read()
+        assert drained.result(timeout=10) is False
+        connection.close()
+        server.check_idle()
+
+
+def test_when_the_engine_dies_everybody_hears_of_it(tiny_model: TinyModel, caplog: Any) -> None:
+    with running(settings(), engine_settings(tiny_model)) as server:
+        streaming = server.open("POST", "/v1/completions", {**LONG, "stream": True})
+        response = streaming.getresponse()
+        waiting = server.open("POST", "/v1/completions", LONG)
+        until(lambda: len(server.server.engine.streams) == 2)
+
+        def break_it(engine: Engine) -> None:
+            def execute(*_: Any) -> Any:
+                raise RuntimeError("the memory has rotted")
+
+            engine.executor.execute = execute  # type: ignore[method-assign]
+
+        server.in_engine(break_it)
+        assert b'"code":"engine_dead"' in response.read()
+        whole = waiting.getresponse()
+        assert whole.status == 503
+        assert b"the memory has rotted" in whole.read()
+        for reply in (
+            server.get("/health"),
+            server.complete(prompt="a"),
+            server.post("/v1/unload_lora_adapter", lora_name="adapter-00"),
+        ):
+            assert (reply.status, reply.error["code"]) == (503, "engine_dead")
+        assert server.get("/metrics").status == 200
+        assert server.get("/stats").json["failure"] is not None
+        for connection in (streaming, waiting):
+            connection.close()
+    assert "the memory has rotted" in caplog.text
+
+
+def test_many_streams_at_a_time_get_their_own_tokens(served: Running) -> None:
+    models = [BASE, *(f"adapter-{number:02d}" for number in range(5))]
+    bodies = [
+        {"model": model, "prompt": [n + 1] * 20, "max_tokens": 10, "ignore_eos": True}
+        for n in range(4)
+        for model in models
+    ]
+    alone = [served.complete(**body).text for body in bodies]
+
+    async def together() -> list[str]:
+        async with aiohttp.ClientSession() as session:
+
+            async def one(body: dict[str, Any]) -> str:
+                async with session.post(f"{served.url}/v1/completions", json={**body, "temperature": 0}) as response:
+                    text: str = (await response.json())["choices"][0]["text"]
+                    return text
+
+            return await asyncio.gather(*(one(body) for body in bodies))
+
+    assert asyncio.run(together()) == alone
+
+
+def test_the_command_serves_until_a_signal_and_then_drains(tiny_model: TinyModel, tmp_path: Path) -> None:
+    log = tmp_path / "requests.jsonl"
+    names = [f"{name}={path}" for name, path in list(tiny_model.adapters.items())[:2]]
+    command = [
+        sys.executable, "-m", "bench.cli", "serve", str(tiny_model.directory), "--lora-modules", *names, "--port", "0",
+        "--hbm-cache-gib", "0.01", "--host-cache-gib", "0.02", "--request-log", str(log),
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    ) as process:
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        assert "serving llama with 2 adapters on http://127.0.0.1:" in first
+        port = int(first.split("127.0.0.1:")[1].split()[0])
+        client = Running(None, "127.0.0.1", port, None)  # type: ignore[arg-type]
+        connection = client.open(
+            "POST", "/v1/completions", {**LONG, "model": "adapter-01", "max_tokens": 100, "stream": True}
+        )
+        response = connection.getresponse()
+        response.read(1)
+        process.send_signal(signal.SIGTERM)
+        assert response.read().endswith(b"data: [DONE]\n\n"), "the signal cut an answer short"
+        connection.close()
+        assert process.stderr.read() == "draining 1 requests\nstopped\n"
+        assert process.wait() == 0
+        watchdog.cancel()
+    assert log.read_text().count("\n") == 1
