@@ -3,19 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from bench.audit import AuditedPlatform, StepAudit
+from bench.columns import MILLISECONDS
 from bench.conditions import Conditions
-from bench.metrics import summarise
+from bench.metrics import MeasureOptions, summarise
 from bench.oracle import Choice, working_candidates
 from bench.platform import Platform
 from bench.progress import run_progress
 from bench.settings import BenchSettings
-from bench.setup import conditions_of, prepare, run_setup
+from bench.setup import SeedSetup, conditions_of, prepare, run_setup
 from bench.twin import SimulatedTwin
 from libra.cache.policy import CachePolicy
 from libra.engine.profile import Profile
 from libra.engine.record import RunResult
 from workloads.trace import trace_sha256
 
+# Of the same batches, real ones and what the profile says of them: no queueing, no decision is in it.
+STEP = "mean_step_ms"
 LATENCIES = tuple(f"{part}_{name}_ms" for name in ("ttft", "tpot") for part in ("mean", "p50", "p95", "p99"))
 HIT_RATES = ("adapter_hit_rate", "kv_hit_rate", "kv_host_hit_rate")
 HIT_COUNTS = ("completed", "adapter_hits", "kv_hit_tokens", "kv_host_hit_tokens")
@@ -60,39 +64,62 @@ class Deviation:
 
 @dataclass
 class Validation:
-    """All runs so far, one of ``real`` for one of ``simulated``; ``partial`` when it was interrupted."""
+    """All runs so far, one of ``simulated`` and one audit for each of ``real``; ``partial`` when it was interrupted."""
 
     policies: list[CachePolicy]
     conditions: Conditions
     profile: Profile
     trace_sha256: dict[int, str]
-    warmup_s: float
+    options: MeasureOptions
     paced: bool
     real: list[RunResult] = field(default_factory=list)
     simulated: list[RunResult] = field(default_factory=list)
+    audits: list[StepAudit] = field(default_factory=list)
     partial: bool = False
 
     def deviations(self) -> list[Deviation]:
-        """Per policy that has runs: latencies and hit rates as means over seeds, hit counts as sums."""
+        """Per policy that has runs: the steps, latencies and hit rates as means over seeds, hit counts as sums."""
         found: list[Deviation] = []
-        for policy in dict.fromkeys(result.policy for result in self.real):
-            real, simulated = (_figures(runs, policy) for runs in (self.real, self.simulated))
+        for policy in self._run_policies():
+            found.append(self._steps(policy))
+            real, simulated = (_figures(self._runs(side, policy), self.options) for side in (self.real, self.simulated))
             found += [Deviation(policy, metric, real[metric], simulated[metric]) for metric in real]
         return found
 
     @property
     def saturated(self) -> list[str]:
         """Policies with a saturated real run, whose TTFT is a matter of the run's length."""
-        return [s.policy for s in (summarise(_runs(self.real, p.name)) for p in self._run_policies()) if s.saturated]
+        policies = self._run_policies()
+        return [name for name in policies if summarise(self._runs(self.real, name), self.options).saturated]
 
-    def _run_policies(self) -> list[CachePolicy]:
-        done = {result.policy for result in self.real}
-        return [policy for policy in self.policies if policy.name in done]
+    def _steps(self, policy: str) -> Deviation:
+        audits = [audit for audit, run in zip(self.audits, self.real, strict=True) if run.policy == policy]
+        measured, expected = (
+            sum(map(sum, sides)) / max(1, sum(map(len, sides))) * MILLISECONDS
+            for sides in ([a.measured_s for a in audits], [a.expected_s for a in audits])
+        )
+        return Deviation(policy, STEP, measured, expected)
+
+    def _run_policies(self) -> list[str]:
+        return list(dict.fromkeys(result.policy for result in self.real))
+
+    @staticmethod
+    def _runs(results: Sequence[RunResult], policy: str) -> list[RunResult]:
+        return [result for result in results if result.policy == policy]
+
+
+def plan_validation(settings: BenchSettings, platform: Platform, policies: Sequence[CachePolicy]) -> list[SeedSetup]:
+    """What the runs of each seed share. Raises LibraError for whatever is wrong with settings, trace or policies."""
+    setups = [prepare(settings, platform, seed) for seed in settings.seeds]
+    for policy in policies:
+        working_candidates(Choice.of(policy), platform, setups, settings)
+    return setups
 
 
 def run_validation(
     settings: BenchSettings,
     platform: Platform,
+    setups: list[SeedSetup],
     profile: Profile,
     policies: Sequence[CachePolicy],
     *,
@@ -101,49 +128,43 @@ def run_validation(
 ) -> Validation:
     """Every policy on the same requests, seed by seed, for real and in simulation.
 
-    A KeyboardInterrupt ends it and keeps the pairs there are. Raises LibraError for whatever is wrong with settings,
-    trace or profile, before the first run where it can be known.
+    A KeyboardInterrupt ends it and keeps the pairs there are. Raises LibraError for a profile of another model.
     """
     twin = SimulatedTwin(platform, profile, settings.engine)
-    setups = [prepare(settings, platform, seed) for seed in settings.seeds]
-    for policy in policies:
-        working_candidates(Choice.of(policy), platform, setups, settings)
+    audited = AuditedPlatform(platform, profile)
     found = Validation(
         policies=list(policies),
         conditions=conditions_of(settings, platform, setups),
         profile=profile,
         trace_sha256={setup.seed: trace_sha256(setup.trace) for setup in setups},
-        warmup_s=settings.warmup_s,
+        options=MeasureOptions(warmup_s=settings.warmup_s),
         paced=paced,
     )
     with run_progress(len(policies) * len(setups), disable_tqdm=disable_tqdm) as progress:
         for setup in setups:
             for policy in policies:
                 with progress.run(policy.name, setup.seed, len(setup.trace.requests)) as on_progress:
-                    real = run_setup(platform, policy, setup, on_progress)
+                    real = run_setup(audited, policy, setup, on_progress)
                 if not real.complete:
                     found.partial = True
                     return found
                 found.real.append(real)
+                found.audits.append(audited.audit)
                 found.simulated.append(run_setup(twin, policy, setup, _ignore))
     return found
 
 
-def _figures(results: Sequence[RunResult], policy: str) -> dict[str, float | None]:
-    runs = _runs(results, policy)
-    summary = summarise(runs)
+def _figures(runs: Sequence[RunResult], options: MeasureOptions) -> dict[str, float | None]:
+    summary = summarise(runs, options)
     figures = {metric: summary.mean(metric) for metric in (*LATENCIES, *HIT_RATES)}
-    finished = [record for run in runs for record in run.records if record.status == "finished"]
+    counted = (record for run in runs for record in run.records if record.arrival_s >= options.warmup_s)
+    finished = [record for record in counted if record.status == "finished"]
     return figures | {
         "completed": len(finished),
         "adapter_hits": sum(record.adapter_tier == "hbm" for record in finished),
         "kv_hit_tokens": sum(record.hbm_hit_tokens for record in finished),
         "kv_host_hit_tokens": sum(record.host_hit_tokens for record in finished),
     }
-
-
-def _runs(results: Sequence[RunResult], policy: str) -> list[RunResult]:
-    return [result for result in results if result.policy == policy]
 
 
 def _ignore(time_s: float, num_done: int) -> None:

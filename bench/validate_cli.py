@@ -46,7 +46,7 @@ def validate(
     from bench.platform import limit_openmp_spinning
     from bench.real_device import check_measurable
     from bench.study_output import STUDY_SCHEMA
-    from bench.validate import run_validation
+    from bench.validate import plan_validation, run_validation
     from libra.engine.profile import load_profile
 
     check_measurable(device)
@@ -60,11 +60,14 @@ def validate(
     from bench.platform_cpu import CpuPlatform
 
     platform = CpuPlatform(settings)
+    if given is not None:
+        given.check_use(platform.model, device, 1)
+    setups = plan_validation(settings, platform, policies)
     used = given or _measure(platform, settings, budget, disable_tqdm)
     if settings.link_gbps is not None:
         used = used.with_link(min(settings.link_gbps * 1e9, used.link_bytes_per_s))
     platform.pace = used if paced else None
-    found = run_validation(settings, platform, used, policies, paced=paced, disable_tqdm=disable_tqdm)
+    found = run_validation(settings, platform, setups, used, policies, paced=paced, disable_tqdm=disable_tqdm)
     if found.real:
         _report(found, settings, out)
     if found.partial:

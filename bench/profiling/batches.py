@@ -9,7 +9,7 @@ from bench.profiling.points import StepPoint
 from libra.engine.executor import PrefillChunk, StepBatch
 from libra.engine.sequence import Sequence
 from libra.request import Request
-from libra.spec import AdapterSpec, ModelSpec
+from libra.spec import TARGET_MODULES, AdapterSpec, ModelSpec
 
 
 def adapter_name(number: int, rank: int) -> str:
@@ -17,9 +17,9 @@ def adapter_name(number: int, rank: int) -> str:
 
 
 def adapters_of(points: list[StepPoint]) -> list[AdapterSpec]:
-    """Every adapter that some point uses."""
+    """Every adapter that some point uses. They target all modules: each further one costs calls of its own."""
     used = sorted({(number, rank) for point in points for number, rank in point.ranks.items()})
-    return [AdapterSpec(adapter_name(number, rank), rank) for number, rank in used]
+    return [AdapterSpec(adapter_name(number, rank), rank, TARGET_MODULES) for number, rank in used]
 
 
 class BatchMaker:

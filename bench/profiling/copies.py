@@ -15,7 +15,7 @@ from libra.errors import LibraError
 from libra.model.adapter_store import AdapterStore
 from libra.model.llama import LlamaModel
 from libra.model.tiny import TinyAdapters, write_adapters
-from libra.spec import ATTENTION_MODULES
+from libra.spec import TARGET_MODULES
 
 # Blocks of one copy, and the ranks of the adapters that are written to be read back.
 COPY_BLOCKS = (1, 2, 4, 8, 16, 32, 64)
@@ -28,7 +28,7 @@ class CopyTimer:
     def __init__(self, network: LlamaModel, block_tokens: int) -> None:
         """Raises LibraError when the temporary directory cannot hold the adapters."""
         model = network.spec
-        adapters = TinyAdapters(count=len(DISK_RANKS), ranks=DISK_RANKS, targets=(ATTENTION_MODULES,))
+        adapters = TinyAdapters(count=len(DISK_RANKS), ranks=DISK_RANKS, targets=(TARGET_MODULES,))
         try:
             self._folder = tempfile.TemporaryDirectory(prefix="libra-profile-")
             paths = write_adapters(Path(self._folder.name), model, adapters)

@@ -67,14 +67,24 @@ def make_tiny(
             root = Path(temporary) / directory.name
             _write_model(root, spec, architecture, max_length, generator)
             write_tokenizer(root, spec.vocab_size, max_length)
-            for index, name in enumerate(adapters.names()):
-                _write_adapter(root / "adapters" / name, spec, adapters, index, generator)
+            write_adapters(root / "adapters", spec, adapters, generator)
             if directory.exists():
                 shutil.rmtree(directory)
             root.rename(directory)
     except OSError as error:
         raise LibraError(f"{directory}: cannot be written ({error.strerror}); choose another directory") from error
     return [directory / "adapters" / name for name in adapters.names()]
+
+
+def write_adapters(
+    directory: Path, spec: ModelSpec, adapters: TinyAdapters, generator: torch.Generator | None = None
+) -> list[Path]:
+    """Writes random adapters to ``directory/<name>`` and returns their directories. Raises OSError."""
+    generator = generator or torch.Generator().manual_seed(0)
+    paths = [directory / name for name in adapters.names()]
+    for index, path in enumerate(paths):
+        _write_adapter(path, spec, adapters, index, generator)
+    return paths
 
 
 def _write_model(root: Path, spec: ModelSpec, architecture: str, max_length: int, generator: torch.Generator) -> None:

@@ -41,6 +41,8 @@ def test_on_one_clock_every_count_and_every_time_is_equal(tiny_model: TinyModel,
         assert figures["completed"]["real"] > 5
         for metric in HIT_COUNTS:
             assert figures[metric]["real"] == figures[metric]["simulated"]
+        assert figures["mean_step_ms"]["real"] > 0
+        assert figures["mean_step_ms"]["relative_error"] == pytest.approx(0.0, abs=1e-9)
         assert figures["mean_ttft_ms"]["relative_error"] == pytest.approx(0.0, abs=1e-12)
     assert summary["policies"]["fastlibra"]["kv_hit_tokens"]["real"] > 0
     assert "Paced" in result.stdout

@@ -14,8 +14,10 @@ from bench.reproduce.study import Study
 TINY = Scale(
     name="tiny",
     requests=20,
+    returns=0.0,
     seeds=2,
     peak_requests=20,
+    peak_returns=0.0,
     peak_seeds=1,
     tolerance=0.5,
     grid=(Case("chatbot"), Case("translation"), Case("agents")),

@@ -78,15 +78,15 @@ def test_differences_come_first_in_the_readme(tmp_path: Path, monkeypatch: pytes
 
 def test_a_real_run_a_search_and_a_fault() -> None:
     case = Case("translation", num_loras=4)
-    result = run_cell(Cell("run", case, "fastlibra", 0, 10.0, 40))
+    result = run_cell(Cell("run", case, "fastlibra", 0, 10.0, 40, 1.0))
     parts = ("queue", "adapter_load", "kv_load", "prefill")
     assert result["mean_ttft_ms"] == pytest.approx(sum(result[f"mean_{part}_ms"] for part in parts))
     assert result["hit_rate"] == pytest.approx((result["adapter_hit_rate"] + result["kv_hit_rate"]) / 2)
-    found = run_cell(Cell("peak", case, "slora", 0, 5.0, 30, 1.0))
+    found = run_cell(Cell("peak", case, "slora", 0, 5.0, 30, 1.0, 1.0))
     assert found["peak_load_rps"] < (found["fails_at_rps"] or float("inf"))
-    small = run_cell(Cell("run", Case("translation", num_loras=4, cache=0.05), "vllm", 0, 10.0, 40))
+    small = run_cell(Cell("run", Case("translation", num_loras=4, cache=0.05), "vllm", 0, 10.0, 40, 1.0))
     assert "share" in small["fault"] or "region" in small["fault"]
-    timed = run_cell(Cell("probe", case, "fastlibra", 0, 10.0, 40))
+    timed = run_cell(Cell("probe", case, "fastlibra", 0, 10.0, 40, 1.0))
     assert timed["match_ms"] > 0
     assert 0 <= timed["on_target_share"] <= 1
 

@@ -9,8 +9,8 @@ from bench.reproduce.store import Store
 from libra.errors import LibraError
 from tests.bench.reproduce.fabricate import fabricated
 
-CELL = Cell("run", Case("chatbot"), "fastlibra", 0, 5.0, 20)
-OTHER = Cell("run", Case("chatbot"), "vllm", 0, 5.0, 20)
+CELL = Cell("run", Case("chatbot"), "fastlibra", 0, 5.0, 20, 1.0)
+OTHER = Cell("run", Case("chatbot"), "vllm", 0, 5.0, 20, 1.0)
 
 
 def test_figures_come_back_as_they_were(tmp_path: Path) -> None:
@@ -58,13 +58,13 @@ def test_the_key_tells_all_settings_apart() -> None:
     cells = [
         CELL,
         OTHER,
-        Cell("probe", CELL.case, "fastlibra", 0, 5.0, 20),
-        Cell("run", CELL.case, "fastlibra", 1, 5.0, 20),
-        Cell("run", CELL.case, "fastlibra", 0, 5.1, 20),
-        Cell("run", CELL.case, "fastlibra", 0, 5.0, 21),
-        Cell("run", Case("chatbot", cache=None), "fastlibra", 0, 5.0, 20),
-        Cell("run", Case("chatbot", host_gib=float("inf")), "fastlibra", 0, 5.0, 20),
-        Cell("run", CELL.case, "tau-1s", 0, 5.0, 20),
+        Cell("probe", CELL.case, "fastlibra", 0, 5.0, 20, 1.0),
+        Cell("run", CELL.case, "fastlibra", 1, 5.0, 20, 1.0),
+        Cell("run", CELL.case, "fastlibra", 0, 5.1, 20, 1.0),
+        Cell("run", CELL.case, "fastlibra", 0, 5.0, 21, 1.0),
+        Cell("run", Case("chatbot", cache=None), "fastlibra", 0, 5.0, 20, 1.0),
+        Cell("run", Case("chatbot", host_gib=float("inf")), "fastlibra", 0, 5.0, 20, 1.0),
+        Cell("run", CELL.case, "tau-1s", 0, 5.0, 20, 1.0),
     ]
     assert len({cell.key for cell in cells}) == len(cells)
-    assert Cell("run", Case("chatbot"), "fastlibra", 0, 5.0, 20).key == CELL.key
+    assert Cell("run", Case("chatbot"), "fastlibra", 0, 5.0, 20, 1.0).key == CELL.key

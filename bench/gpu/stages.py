@@ -1,0 +1,105 @@
+"""The stages of `make gpu`: what each runs, for how long at most, and what became of it."""
+
+import importlib.util
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.real_device import check_measurable
+from libra.errors import LibraError
+
+# Under nine minutes with what starting and writing take.
+BUDGET_S = 520.0
+KERNEL_ROWS = "kernels.csv"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``arguments`` follow ``python -m``. ``absent`` says why the stage cannot run, "" when it can."""
+
+    name: str
+    arguments: tuple[str, ...]
+    limit_s: float
+    absent: str = ""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """``status``: ok, failed, out of time, or absent. ``detail``: why, or the last line that the stage printed."""
+
+    name: str
+    status: str
+    seconds: float
+    detail: str
+    command: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def plan(directory: Path, peer_vllm: Path | None) -> list[Stage]:
+    """All stages, results going to ``directory``. Those that need the engine on CUDA run once there is one."""
+    engine = _cuda_engine_fault()
+    load = ("--device", "cuda", "--workload", "chatbot")
+    peers = () if peer_vllm is None else ("--peer-vllm", str(peer_vllm))
+    profile = str(directory / "profile.json")
+    return [
+        Stage("GPU tests", ("pytest", "-m", "gpu", "tests/libra/kernels"), 150.0, _missing("pytest", "xxhash")),
+        Stage("kernels", ("bench.gpu.kernels", "--out", str(directory / KERNEL_ROWS), *peers), 240.0),
+        Stage("engine benchmark", ("bench.cli", "bench", *load, "--out", str(directory / "engine")), 120.0, engine),
+        Stage("profile", ("bench.cli", "profile", "--device", "cuda", "--out", profile), 90.0, engine),
+        Stage(
+            "validate",
+            ("bench.cli", "validate", *load, "--profile", profile, "--out", str(directory / "validate")),
+            120.0,
+            engine,
+        ),
+    ]
+
+
+def run_stages(stages: list[Stage], root: Path, say: Callable[[str], None]) -> Iterator[StageResult]:
+    """Runs one stage after the other in ``root``, all together within BUDGET_S, and yields each as it ends."""
+    started_s = time.monotonic()
+    for stage in stages:
+        left_s = BUDGET_S - (time.monotonic() - started_s)
+        if stage.absent:
+            result = StageResult(stage.name, "absent", 0.0, stage.absent, "")
+        elif left_s < 1:
+            result = StageResult(stage.name, "out of time", 0.0, "the stages before it took all the time", "")
+        else:
+            say(f"{stage.name} ...")
+            result = _run(stage, root, min(stage.limit_s, left_s))
+        say(f"{stage.name}: {result.status}, {result.seconds:.0f} s: {result.detail}")
+        yield result
+
+
+def _run(stage: Stage, root: Path, limit_s: float) -> StageResult:
+    command = ["python", "-m", *stage.arguments]
+    started_s = time.monotonic()
+    try:
+        done = subprocess.run(
+            [sys.executable, *command[1:]], cwd=root, capture_output=True, text=True, timeout=limit_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return StageResult(stage.name, "out of time", limit_s, f"stopped after {limit_s:.0f} s", " ".join(command))
+    lines = [*done.stdout.strip().splitlines()[-1:], *done.stderr.strip().splitlines()[-1:]]
+    status = "ok" if done.returncode == 0 else "failed"
+    detail = (lines[0] if status == "ok" else lines[-1]) if lines else f"exit code {done.returncode}"
+    return StageResult(stage.name, status, time.monotonic() - started_s, detail, " ".join(command))
+
+
+def _cuda_engine_fault() -> str:
+    try:
+        check_measurable("cuda")
+    except LibraError:
+        return "not built yet: there is no engine on CUDA in this version"
+    return ""
+
+
+def _missing(*packages: str) -> str:
+    absent = [package for package in packages if importlib.util.find_spec(package) is None]
+    return f"not installed: {', '.join(absent)}" if absent else ""
