@@ -9,7 +9,7 @@ import pytest
 from libra.engine.sequence import SamplingParams
 from libra.request import Request
 from libra.server.build import build_parts
-from tests.libra.server.running import BASE, Running, engine_settings, settings
+from tests.libra.server.running import BASE, Running, engine_settings, running, settings
 from tests.tiny_models import TinyModel
 
 PROMPT = [5, 9, 300, 41, 77, 12, 400, 8, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39]
@@ -212,6 +212,14 @@ def test_a_salt_keeps_its_kv_to_itself(served: Running) -> None:
         0,
         32,
     ]
+
+
+def test_users_may_be_kept_apart(tiny_model: TinyModel) -> None:
+    with running(settings(cache_salt="user"), engine_settings(tiny_model)) as server:
+        users = ["ann", "ann", "bob", None, "ann"]
+        replies = [server.complete(prompt=[13] * 40, **({} if user is None else {"user": user})) for user in users]
+    cached = [reply.json["usage"]["prompt_tokens_details"]["cached_tokens"] for reply in replies]
+    assert cached == [0, 32, 0, 0, 32]
 
 
 def test_fields_that_mean_nothing_here_are_accepted_and_counted(served: Running) -> None:

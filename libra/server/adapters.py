@@ -1,0 +1,164 @@
+"""Which adapters the server knows, where they may come from, and how they come and go while it runs."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from libra.cache.holding import AdapterInUse
+from libra.engine.build_cpu import find_adapters
+from libra.engine.engine import Engine
+from libra.errors import LibraError
+from libra.model.adapter import CONFIG_FILE, WEIGHTS_FILE
+from libra.model.adapter_store import AdapterStore
+from libra.server.engine_thread import EngineThread
+from libra.server.errors import ApiError, unknown_model
+
+# A name is one path component at most, so it can be looked for below a directory.
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+=:-]{0,254}")
+_REMOVAL_POLL_S = 0.02
+
+
+class AdapterCatalog:
+    """Adapters by name. All methods are the event loop's; reading of files happens in worker threads.
+
+    ``paths`` are those registered. Others may be loaded from below ``roots``, and nowhere else. One that was unloaded
+    comes back when it is loaded by name and path, not by being asked for.
+    """
+
+    def __init__(
+        self, engine: EngineThread, store: AdapterStore, roots: tuple[Path, ...], paths: dict[str, Path]
+    ) -> None:
+        self.paths = dict(paths)
+        self._engine = engine
+        self._store = store
+        self._roots = [root.resolve() for root in roots]
+        self._unloaded: set[str] = set()
+        self._leaving: dict[str, asyncio.Task[None]] = {}
+        self._lock = asyncio.Lock()
+
+    async def find(self, name: str, base_model: str) -> str:
+        """The adapter called ``name``, loaded from a root on demand. Raises ApiError 404 with the nearest name."""
+        if name in self.paths:
+            return name
+        async with self._lock:
+            path = None if name in self.paths or name in self._unloaded else await asyncio.to_thread(self._look, name)
+            if path is not None:
+                await self._register(name, path)
+        if name not in self.paths:
+            raise unknown_model(name, [base_model, *self.paths])
+        return name
+
+    async def load(self, name: str, path: str) -> None:
+        """Registers the adapter at ``path``. Raises ApiError for a name that is taken and for a path that is not
+        allowed, not there, or no adapter of this model."""
+        if not _NAME.fullmatch(name):
+            raise ApiError(
+                400, f"lora_name {name!r}: use letters, digits and . _ - @ + = :", "invalid_value", "lora_name"
+            )
+        async with self._lock:
+            if name in self.paths:
+                raise ApiError(
+                    400, f"The lora adapter '{name}' has already been loaded.", "already_loaded", "lora_name"
+                )
+            directory = await asyncio.to_thread(self._allowed, path)
+            await self._register(name, directory)
+            self._unloaded.discard(name)
+
+    async def unload(self, name: str) -> None:
+        """Takes a name out of service at once and returns when its memory is free. Raises ApiError when unknown."""
+        if name not in self.paths:
+            raise ApiError(404, f"The lora adapter '{name}' cannot be found.", "model_not_found", "lora_name")
+        del self.paths[name]
+        self._unloaded.add(name)
+        self._leaving[name] = asyncio.create_task(self._remove(name))
+        # A client that does not wait changes nothing.
+        await asyncio.shield(self._leaving[name])
+
+    async def _register(self, name: str, directory: Path) -> None:
+        if name in self._leaving:
+            await asyncio.shield(self._leaving[name])
+        try:
+            spec = await asyncio.to_thread(self._store.add, directory, name)
+            try:
+                await self._engine.call(lambda engine: engine.add_adapter(spec))
+            except LibraError:
+                self._store.remove(name)
+                raise
+        except LibraError as error:
+            raise ApiError(400, str(error), "invalid_adapter", "lora_path") from None
+        self.paths[name] = directory
+
+    async def _remove(self, name: str) -> None:
+        """Removes an adapter as soon as nothing uses it."""
+
+        def remove(engine: Engine) -> bool:
+            try:
+                engine.remove_adapter(name)
+            except AdapterInUse:
+                return False
+            self._store.remove(name)
+            return True
+
+        try:
+            while not await self._engine.call(remove):
+                await asyncio.sleep(_REMOVAL_POLL_S)
+        finally:
+            del self._leaving[name]
+
+    def _look(self, name: str) -> Path | None:
+        """The directory of an adapter that a root has under this name."""
+        if not _NAME.fullmatch(name):
+            return None
+        candidates = (root / name for root in self._roots)
+        return next((path.resolve() for path in candidates if self._is_inside(path) and is_adapter(path)), None)
+
+    def _allowed(self, path: str) -> Path:
+        """``path`` without links. Raises ApiError unless it, and the files in it, lie below a root."""
+        if not self._roots:
+            raise ApiError(
+                400, "No directory is open for adapters; start the server with --lora-dir DIR.", "not_allowed"
+            )
+        directory = Path(path)
+        try:
+            inside, found = self._is_inside(directory), is_adapter(directory)
+        except (OSError, ValueError):  # a name too long, or with a NUL in it
+            inside = found = False
+        # What lies outside is not even said to exist.
+        if not inside:
+            message = f"lora_path {path!r} is not an adapter below a directory given with --lora-dir."
+            raise ApiError(400, message, "not_allowed", "lora_path")
+        if not found:
+            raise ApiError(404, f"No adapter found at {path!r}: it has no {CONFIG_FILE}.", "not_found", "lora_path")
+        return directory.resolve()
+
+    def _is_inside(self, directory: Path) -> bool:
+        """Whether ``directory`` and what would be read of it lie below a root, wherever links lead."""
+        read = (directory, directory / CONFIG_FILE, directory / WEIGHTS_FILE)
+        return any(all(path.resolve().is_relative_to(root) for path in read) for root in self._roots)
+
+
+def is_adapter(directory: Path) -> bool:
+    return (directory / CONFIG_FILE).is_file()
+
+
+def read_adapters(store: AdapterStore, named: Mapping[str, Path], roots: tuple[Path, ...]) -> dict[str, Path]:
+    """Registers the adapters given by name and those found in ``roots``; returns where each is.
+
+    Raises LibraError for one that cannot be read, and for a name that stands for two.
+    """
+    paths = dict(named)
+    for root in roots:
+        for directory in find_adapters(root):
+            if not _leads_outside(directory, root):
+                paths.setdefault(directory.name, directory)
+    for name, directory in paths.items():
+        if not _NAME.fullmatch(name):
+            raise LibraError(f"adapter name {name!r}: use letters, digits and . _ - @ + = :")
+        store.add(directory, name)
+    return paths
+
+
+def _leads_outside(directory: Path, root: Path) -> bool:
+    read = (directory, directory / CONFIG_FILE, directory / WEIGHTS_FILE)
+    return not all(path.resolve().is_relative_to(root.resolve()) for path in read)

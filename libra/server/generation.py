@@ -1,0 +1,170 @@
+"""From what a client asks for to the pieces of its answers."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from itertools import count
+
+from libra.engine.record import RequestRecord
+from libra.model.tokenizer import Tokenizer
+from libra.request import Request
+from libra.server.asked import Asked, Prompt
+from libra.server.choice import Choice, Piece
+from libra.server.engine_thread import EngineStopped, EngineThread, News, Stream
+from libra.server.errors import ApiError, bad_field, timed_out, too_long
+from libra.server.fields import is_encodable
+from libra.server.text import AnswerText, Detokenizer
+
+logger = logging.getLogger("libra.server")
+
+# Texts longer than this are tokenised in a worker thread, so that nobody else waits for it.
+_LONG_TEXT = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What answers depend on beside the engine. ``max_length``: prompt and answer together."""
+
+    name: str
+    tokenizer: Tokenizer
+    vocab_size: int
+    max_length: int
+    eos_token_ids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A sequence that is over, for whoever counts."""
+
+    choice: Choice
+    prompt: tuple[int, ...]
+    record: RequestRecord
+
+
+class Generation:
+    """The answers to one HTTP request: ``n`` to each of its prompts. Open from ``submit`` until ``close``."""
+
+    def __init__(
+        self,
+        engine: EngineThread,
+        model: ServedModel,
+        asked: Asked,
+        on_end: Callable[[Ended], None],
+        timeout_s: float,
+    ) -> None:
+        """``timeout_s``: what the answers may take from now on."""
+        self.asked = asked
+        self.deadline_s = asyncio.get_running_loop().time() + timeout_s
+        self.choices: list[Choice] = []
+        self.prompts: list[tuple[int, ...]] = []
+        self._engine = engine
+        self._model = model
+        self._on_end = on_end
+        self._timeout_s = timeout_s
+        # None: somebody has ended and had nothing more to say.
+        self._pieces: asyncio.Queue[Piece | ApiError | None] = asyncio.Queue()
+
+    async def tokenise(self) -> None:
+        """Makes token ids of the prompts. Raises ApiError for one that is empty or not of this model's vocabulary."""
+        for prompt in self.asked.prompts:
+            tokens = await self._token_ids(prompt)
+            if not tokens:
+                raise bad_field("prompt", "is empty")
+            if max(tokens) >= self._model.vocab_size:
+                raise bad_field("prompt", f"token {max(tokens)} is beyond the vocabulary of {self._model.vocab_size}")
+            self.prompts.append(tokens)
+
+    def submit(self, adapter: str | None, arrival_s: float, ids: "count[int]") -> None:
+        """Hands everything to the engine. Raises ApiError for what is too long, and 503 when the engine is dead."""
+        asked = self.asked
+        sampling = asked.sampling
+        if not asked.ignore_eos:
+            sampling = replace(sampling, stop_token_ids=sampling.stop_token_ids | self._model.eos_token_ids)
+        lengths = [self._output_tokens(prompt, adapter) for prompt in self.prompts]
+        for number, (prompt, length) in enumerate(zip(self.prompts, lengths, strict=True)):
+            for copy in range(asked.n):
+                request = Request(
+                    next(ids), arrival_s, adapter, length, prompt_token_ids=prompt, cache_salt=asked.cache_salt
+                )
+                seed = None if sampling.seed is None else sampling.seed + copy
+                self._open(number * asked.n + copy, prompt, Stream(request, replace(sampling, seed=seed), self._hear))
+
+    def _open(self, index: int, prompt: tuple[int, ...], stream: Stream) -> None:
+        context = () if self.asked.echo else prompt
+        detokenizer = Detokenizer(self._model.tokenizer, context, self.asked.skip_special_tokens)
+        prefix = ""
+        if self.asked.echo:
+            asked = self.asked.prompts[index // self.asked.n]
+            prefix = asked if isinstance(asked, str) else self._model.tokenizer.decode(list(prompt))
+        choice = Choice(index, AnswerText(detokenizer, self.asked.stops), stream, prefix)
+        try:
+            self._engine.submit(stream)
+        except EngineStopped as error:
+            raise ApiError(503, str(error), "engine_dead") from None
+        self.choices.append(choice)
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """The pieces of all answers as they come; ends when the engine has let go of every sequence.
+
+        Raises ApiError as soon as one of the answers cannot be finished, or not in time.
+        """
+        while not self._pieces.empty() or any(choice.record is None for choice in self.choices):
+            try:
+                async with asyncio.timeout_at(self.deadline_s):
+                    piece = await self._pieces.get()
+            except TimeoutError:
+                raise timed_out(self._timeout_s) from None
+            if isinstance(piece, ApiError):
+                raise piece
+            if piece is not None:
+                yield piece
+
+    def close(self) -> None:
+        """Ends what is still open."""
+        for choice in self.choices:
+            if choice.stream.request.id in self._engine.streams:
+                self._engine.abort(choice.stream)
+
+    def _hear(self, stream: Stream, news: News) -> None:
+        choice = self.choices[stream.request.id - self.choices[0].stream.request.id]
+        was_open = choice.finish_reason is None
+        try:
+            self._pieces.put_nowait(choice.take(news))
+        except ApiError as error:
+            self._pieces.put_nowait(error)
+        except Exception:  # nobody else would tell the client
+            logger.exception("request %d", stream.request.id)
+            self._pieces.put_nowait(ApiError(500, "An error in the server; its log says more.", "internal_error"))
+        if news.record is not None:
+            self._on_end(Ended(choice, stream.request.prompt_token_ids or (), news.record))
+        elif was_open and choice.finish_reason is not None:
+            self._engine.finish(stream)
+
+    def _output_tokens(self, prompt: tuple[int, ...], adapter: str | None) -> int:
+        """How many tokens the answer may have. Raises ApiError when they, or the prompt alone, do not fit."""
+        model, manager = self._model, self._engine.engine.manager
+        room = min(model.max_length, manager.longest_context(adapter))
+        wanted = self.asked.max_tokens
+        if len(prompt) >= room:
+            raise too_long(f"The prompt has {len(prompt)} tokens; prompt and answer can have {room} together.")
+        if wanted is None:
+            return room - len(prompt)
+        if len(prompt) + wanted > room:
+            raise ApiError(
+                400,
+                f"max_tokens: {wanted} after a prompt of {len(prompt)} tokens is beyond the {room} that fit together",
+                "context_length_exceeded",
+                "max_tokens",
+            )
+        return wanted
+
+    async def _token_ids(self, prompt: Prompt) -> tuple[int, ...]:
+        if not isinstance(prompt, str):
+            return prompt
+        if not is_encodable(prompt):
+            raise bad_field("prompt", "holds half of a surrogate pair")
+        encode, special = self._model.tokenizer.encode, self.asked.add_special_tokens
+        if len(prompt) > _LONG_TEXT:
+            return tuple(await asyncio.to_thread(encode, prompt, special))
+        return tuple(encode(prompt, special))

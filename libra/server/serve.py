@@ -1,0 +1,68 @@
+"""Runs a server until it is told to stop: drains on the first signal, leaves on the second."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+from aiohttp import web
+
+from libra.errors import LibraError
+from libra.server.app import make_app
+from libra.server.build import Parts, make_server
+from libra.server.server import Server
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+async def start_http(server: Server) -> tuple[web.AppRunner, str]:
+    """Begins to listen; returns what to clean up and the address. Raises LibraError when the port cannot be had."""
+    settings = server.settings
+    # A handler whose client has gone is cancelled, which ends its sequences.
+    runner = web.AppRunner(make_app(server), handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, settings.host, settings.port).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise LibraError(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another --port or --host"
+        ) from error
+    host, port = runner.addresses[0][:2]
+    return runner, f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def serve(parts: Parts, say: Callable[[str], None]) -> bool:
+    """Serves until a signal, then drains. ``say`` is told what happens. Whether everything ended as it should."""
+    server = make_server(parts)
+    loop = asyncio.get_running_loop()
+    asked_to_stop, in_a_hurry = asyncio.Event(), asyncio.Event()
+
+    def note_signal() -> None:
+        (in_a_hurry if asked_to_stop.is_set() else asked_to_stop).set()
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, note_signal)
+    try:
+        runner, address = await start_http(server)
+        name, device = server.model.name, server.engine.engine.executor.describe()
+        say(f"serving {name} with {len(server.adapters.paths)} adapters on {address} ({device})")
+        await asked_to_stop.wait()
+        say(f"draining {len(server.engine.streams)} requests")
+        ended_well = await _drain(server, in_a_hurry)
+        await runner.cleanup()
+        say("stopped" if ended_well else "stopped with requests unfinished")
+        return ended_well
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+        server.close()
+
+
+async def _drain(server: Server, in_a_hurry: asyncio.Event) -> bool:
+    draining, hurrying = asyncio.create_task(server.drain()), asyncio.create_task(in_a_hurry.wait())
+    await asyncio.wait((draining, hurrying), return_when=asyncio.FIRST_COMPLETED)
+    hurrying.cancel()
+    if draining.done():
+        return draining.result()
+    draining.cancel()
+    return False

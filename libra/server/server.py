@@ -1,0 +1,142 @@
+"""The server's state and what it does for each endpoint, apart from HTTP."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+from libra import __version__
+from libra.server.adapters import AdapterCatalog
+from libra.server.answers import AnswerShape, ChatShape, CompletionShape
+from libra.server.asked import Asked
+from libra.server.chat_template import ChatTemplate
+from libra.server.engine_thread import EngineThread
+from libra.server.errors import ApiError
+from libra.server.generation import Ended, Generation, ServedModel
+from libra.server.metrics import ServerMetrics
+from libra.server.request_log import RequestLog
+from libra.server.settings import ServerSettings
+from libra.server.stats import RecentParts
+
+_POLL_S = 0.02
+
+
+class Server:
+    """Everything one server knows. Methods are the event loop's. ``draining``: nothing new is taken on."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        engine: EngineThread,
+        model: ServedModel,
+        adapters: AdapterCatalog,
+        template: ChatTemplate,
+        request_log: RequestLog | None = None,
+    ) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.model = model
+        self.adapters = adapters
+        self.template = template
+        self.metrics = ServerMetrics(engine, model.name)
+        self.recent_parts = RecentParts()
+        self.draining = False
+        self._request_log = request_log
+        self._ids = count()
+        self._started_at = int(time.time())
+
+    @asynccontextmanager
+    async def generate(self, asked: Asked, session: str | None) -> AsyncIterator[tuple[Generation, AnswerShape]]:
+        """The answers to a request, under way; whatever is left of them is ended on exit. Raises ApiError."""
+        self.check_open()
+        arrived_at, arrival_s = time.time(), self.engine.engine.clock.now()
+        asked = replace(asked, cache_salt=self._salt(asked))
+
+        def note_end(ended: Ended) -> None:
+            self.metrics.observe(ended)
+            self.recent_parts.add(ended.record)
+            if self._request_log is not None:
+                self._request_log.write(ended, arrived_at, session)
+
+        adapter = await self._adapter(asked.model)
+        generation = Generation(self.engine, self.model, asked, note_end, self.settings.request_timeout_s)
+        await generation.tokenise()
+        self._check_room(len(generation.prompts) * asked.n)
+        if adapter is not None:
+            adapter = await self.adapters.find(adapter, self.model.name)
+        kind = ChatShape if asked.kind == "chat" else CompletionShape
+        shape = kind(uuid.uuid4().hex, int(arrived_at), asked.model, generation, self.model.tokenizer)
+        try:
+            generation.submit(adapter, arrival_s, self._ids)
+            yield generation, shape
+        finally:
+            generation.close()
+
+    def check_open(self) -> None:
+        """Raises ApiError 503 when nothing can be computed any more."""
+        if self.engine.failure is not None:
+            raise ApiError(503, self.engine.failure, "engine_dead")
+        if self.draining:
+            raise ApiError(503, "The server is shutting down.", "shutting_down", headers={"Retry-After": "10"})
+
+    def _check_room(self, wanted: int) -> None:
+        room = self.engine.engine.config.max_num_seqs + self.settings.max_queue
+        if wanted > room:
+            raise ApiError(400, f"{wanted} answers at a time are more than the {room} that this server takes on.")
+        if len(self.engine.streams) + wanted > room:
+            raise ApiError(429, "The queue is full; try again later.", "queue_full", headers={"Retry-After": "1"})
+
+    def _salt(self, asked: Asked) -> str | None:
+        if asked.cache_salt is not None or self.settings.cache_salt == "none":
+            return asked.cache_salt
+        return f"user:{asked.user or ''}"
+
+    async def _adapter(self, name: str) -> str | None:
+        return None if name == self.model.name else await self.adapters.find(name, self.model.name)
+
+    def cards(self) -> list[dict[str, Any]]:
+        """The base model and its adapters as /v1/models lists them."""
+        base = self._card(self.model.name, None, self.model.name)
+        base["libra"] = {
+            "version": __version__,
+            "vocab_size": self.model.vocab_size,
+            "policy": self.engine.engine.manager.policy.name,
+            "device": self.engine.engine.executor.describe(),
+        }
+        return [base, *(self._card(name, self.model.name, str(path)) for name, path in self.adapters.paths.items())]
+
+    def _card(self, name: str, parent: str | None, root: str) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._started_at,
+            "owned_by": "libra",
+            "root": root,
+            "parent": parent,
+            "max_model_len": self.model.max_length,
+        }
+
+    async def drain(self) -> bool:
+        """Takes on nothing new and waits for what is open, for as long as the settings say. Whether all ended well."""
+        self.draining = True
+        deadline_s = time.monotonic() + self.settings.drain_timeout_s
+        while self.engine.streams and time.monotonic() < deadline_s:
+            await asyncio.sleep(_POLL_S)
+        left = list(self.engine.streams.values())
+        for stream in left:
+            self.engine.abort(stream)
+        while self.engine.streams and self.engine.failure is None and time.monotonic() < deadline_s + 5.0:
+            await asyncio.sleep(_POLL_S)
+        return not left and self.engine.failure is None
+
+    def close(self) -> None:
+        """Stops the engine's thread and what works for it."""
+        self.engine.stop()
+        self.engine.join()
+        self.engine.engine.manager.memory.link.close()
+        if self._request_log is not None:
+            self._request_log.close()
