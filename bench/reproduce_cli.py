@@ -84,7 +84,7 @@ def _report(out: Path, study: "Study", figures: "list[Figure]", outcome: "Outcom
         "partial": outcome.partial,
         "cells": outcome.num_cells,
         "cells_run": outcome.num_run,
-        "same_sign": {verdict: verdicts.count(verdict) for verdict in ("yes", "no", "unclear")},
+        "same_sign": {verdict: verdicts.count(verdict) for verdict in ("yes", "no", "none", "unclear")},
         "out": str(out),
     }
     typer.echo(to_json(line))

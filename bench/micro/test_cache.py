@@ -14,6 +14,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from baselines import POLICIES
 from bench.micro.cache_load import CacheLoad
+from bench.settings import DEFAULT_POLICIES
 from libra.cache.fastlibra import FASTLIBRA
 from libra.cache.holding import Admission
 from libra.cache.manager import CacheManager
@@ -225,7 +226,7 @@ def test_admission(benchmark: BenchmarkFixture) -> None:
     benchmark.pedantic(admit, setup=setup, rounds=500, iterations=1)
 
 
-@pytest.mark.parametrize("name", list(POLICIES))
+@pytest.mark.parametrize("name", ["libra", *DEFAULT_POLICIES])
 def test_simulator_half_an_hour_of_chatbot(benchmark: BenchmarkFixture, name: str) -> None:
     """(e) 1,800 s of chatbot at 5 req/s, llama3-8b on an h800, 50 adapters. Target: 15 s and 500 MB."""
     from workloads.demand import Demand

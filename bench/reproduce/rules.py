@@ -1,0 +1,163 @@
+"""Settings that the paper leaves open, each fixed by one rule, and how much of the grid a run takes.
+
+* Cache: half of the working set at the nominal rate. The preset HBM holds every adapter of the paper's set-ups, so that
+  nothing has to leave; a second regime shows it. The controls sweep 0.1 to 1.0.
+* Nominal rate: 5 req/s, the one load that the paper names (its Fig. 9).
+* Load: fractions of the peak measured for vllm in the same case, so that the baseline is stable by construction. All
+  policies of a case see the same requests.
+* Peak: mean TTFT < 500 ms, as in the paper, on a grid of equal ratios.
+* Length: a number of requests, at least 20 s (40 times the limit of a peak, so that a rate 5 % too high shows), and at
+  least so many times the mean time between two turns of a session. Runs of less than one such time see few
+  sessions return: the host tier then counts for less than it should, which is so in --quick and in searches of a peak
+  but for --full. The first fifth is left out. A trace begins with sessions under way and with an empty cache.
+* Host tier: 256 GiB, the paper's machine. tau, half-life and Eq. 4: libra's defaults, which results/tuning chose on
+  seeds that are not used here. Link: the device's datasheet.
+"""
+
+from dataclasses import dataclass, replace
+
+from bench.reproduce.cells import Case
+from libra.errors import LibraError
+from workloads.registry import find_workload
+from workloads.sessions import SessionConfig
+
+NOMINAL_RATE = 5.0
+NOMINAL_DURATION_S = 300.0
+WARMUP_SHARE = 0.2
+TTFT_LIMIT_MS = 500.0
+LEAST_S = 20.0
+DEVICE = "h800"
+
+SCENARIOS = ("chatbot", "translation", "agents")
+MODELS = ("llama3-8b", "llama2-34b", "llama3-70b")
+ADAPTERS = (20, 50, 100)
+MIDDLE_LOAD = 0.6
+SYSTEMS = ("fastlibra", "vllm", "slora")
+OTHERS = ("lfu", "gdsf", "s3fifo", "arc", "order-only", "sglang", "chameleon", "caraserve", "clairvoyant")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of the grid is run: ``requests`` to a run, ``seeds`` of each, ``peak_seeds`` searches of a peak, a run
+    to be at least ``returns`` times between two turns long, and a run of a search ``peak_returns``.
+
+    ``grid``: the cases of Fig. 11. ``loads``: of vllm's peak. ``study``: the cases of ablations, rankings and
+    breakdown; ``study_peaks``: those in which they have peaks. ``controls``: the cases of the controls. ``preset``:
+    those with the preset HBM. ``adapters_of_oracle``, ``crowds`` and ``spreads``: Fig. 19 and 18. ``others``: policies
+    of Fig. 17 that the paper has not. ``against``: what fastlibra is set beside under settings of the machine.
+    """
+
+    name: str
+    requests: int
+    returns: float
+    seeds: int
+    peak_requests: int
+    peak_returns: float
+    peak_seeds: int
+    tolerance: float
+    grid: tuple[Case, ...]
+    loads: tuple[float, ...]
+    study: tuple[Case, ...]
+    study_peaks: tuple[Case, ...]
+    controls: tuple[Case, ...]
+    preset: tuple[Case, ...]
+    adapters_of_oracle: tuple[int, ...]
+    crowds: tuple[int, ...]
+    spreads: tuple[str, ...]
+    others: tuple[str, ...]
+    against: tuple[str, ...]
+
+    def least_s(self, workload: str) -> float:
+        """The shortest run of a workload, in seconds."""
+        return max(LEAST_S, round(self.returns * turn_gap_s(workload), 1))
+
+    def least_peak_s(self, workload: str) -> float:
+        """The shortest run in a search of a peak, in seconds."""
+        return max(LEAST_S, round(self.peak_returns * turn_gap_s(workload), 1))
+
+
+def turn_gap_s(workload: str) -> float:
+    """Mean time from a turn of a session to the next: think and assumed service; 0 where sessions have one turn."""
+    sessions = find_workload(workload)
+    if not isinstance(sessions, SessionConfig) or sessions.mean_turns <= 1:
+        return 0.0
+    return sessions.think_s.mean + sessions.service.of(sessions.answer_tokens.mean)
+
+
+def _scenarios(model: str = MODELS[0], num_loras: int = 50) -> tuple[Case, ...]:
+    return tuple(Case(scenario, model, num_loras) for scenario in SCENARIOS)
+
+
+_GRID = tuple(Case(scenario, model, num_loras) for scenario in SCENARIOS for model in MODELS for num_loras in ADAPTERS)
+_PRESET = tuple(replace(case, cache=None) for case in _scenarios())
+
+QUICK = Scale(
+    name="quick",
+    requests=300,
+    returns=0.35,
+    seeds=3,
+    peak_requests=300,
+    peak_returns=0.25,
+    peak_seeds=1,
+    tolerance=0.2,
+    grid=(*_scenarios(), Case("chatbot", "llama2-34b")),
+    loads=(MIDDLE_LOAD,),
+    study=_scenarios(),
+    study_peaks=(),
+    controls=(Case("chatbot"),),
+    preset=(),
+    adapters_of_oracle=(50,),
+    crowds=(1000,),
+    spreads=("uniform",),
+    others=("order-only", "chameleon", "clairvoyant"),
+    against=("vllm",),
+)
+DEFAULT = Scale(
+    name="default",
+    requests=600,
+    returns=1.5,
+    seeds=3,
+    peak_requests=600,
+    peak_returns=0.5,
+    peak_seeds=1,
+    tolerance=0.1,
+    grid=_GRID,
+    loads=(MIDDLE_LOAD,),
+    study=_scenarios(),
+    study_peaks=(Case("chatbot"),),
+    controls=(Case("chatbot"), Case("agents")),
+    preset=_PRESET,
+    adapters_of_oracle=ADAPTERS,
+    crowds=(1000, 2000),
+    spreads=("uniform",),
+    others=OTHERS,
+    against=("vllm", "wos"),
+)
+FULL = Scale(
+    name="full",
+    requests=9000,
+    returns=10.0,
+    seeds=5,
+    peak_requests=9000,
+    peak_returns=10.0,
+    peak_seeds=5,
+    tolerance=0.05,
+    grid=_GRID,
+    loads=(0.3, MIDDLE_LOAD, 0.9),
+    study=_GRID,
+    study_peaks=_scenarios(),
+    controls=_scenarios(),
+    preset=tuple(replace(case, cache=None) for case in _GRID),
+    adapters_of_oracle=ADAPTERS,
+    crowds=(1000, 2000),
+    spreads=("uniform", "distinct", "gaussian:0.1", "gaussian:0.3"),
+    others=OTHERS,
+    against=("vllm", "wos"),
+)
+
+
+def choose_scale(quick: bool, full: bool) -> Scale:
+    """The scale that the flags name. Raises LibraError for both."""
+    if quick and full:
+        raise LibraError("--quick and --full are two sizes of one study: give one of them")
+    return QUICK if quick else FULL if full else DEFAULT
