@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from libra.cache.policy import Indices, Scores
-from libra.cache.tree import ABSENT, PRESENT, DependencyTree, Mask
+from libra.cache.tree import ABSENT, PRESENT, ROOT, DependencyTree, Mask
 
 # How many candidates are sorted at once; the rest stay partitioned until they are needed.
 RUN_LENGTH = 64
@@ -92,8 +92,7 @@ class VictimOrder(ABC):
             if not is_exempt:
                 parent = int(tree.parent[node])
                 leaving_children[parent] = leaving_children.get(parent, 0) + 1
-                if self._eligible(parent):
-                    heapq.heappush(self._joined, self._rank(parent))
+                heapq.heappush(self._joined, self._rank(parent))
         return list(victims)
 
     def _pop(self) -> Rank | None:
@@ -112,7 +111,7 @@ class VictimOrder(ABC):
         """Where a parent stands among the rest. Its ancestors, which are likely next, are scored with it."""
         if node not in self._lineage_scores:
             lineage, parents = [node], self._tree.parent
-            while len(lineage) < LINEAGE_LENGTH and self._eligible(ancestor := int(parents[lineage[-1]])):
+            while len(lineage) < LINEAGE_LENGTH and (ancestor := int(parents[lineage[-1]])) != ROOT:
                 lineage.append(ancestor)
             scores = self._score(np.array(lineage, dtype=np.intp))
             self._lineage_scores.update(zip(lineage, scores.tolist(), strict=True))
