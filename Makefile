@@ -27,8 +27,8 @@ bench: setup  ## the main job: compare policies on chatbot, in simulation at pap
 reproduce: setup  ## the paper's evaluation, figure by figure (20 minutes on two cores; SCALE=--quick for three)
 	$(BIN)/libra reproduce $(SCALE)
 
-test: setup  ## the test suite
-	$(BIN)/python -m pytest
+test: setup  ## the test suite, a file at a time on each of two cores
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup  ## ruff: style and format
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Options of the test suite, and random models written once per session."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,11 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.tiny_models import TinyModel
+
+
+if not Path("/dev/nvidiactl").exists():
+    # Without a GPU kernels run in Triton's interpreter. Triton reads this once, whoever imports it first.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,6 +1,5 @@
 """Where kernels run: on the GPU where there is one, else in Triton's interpreter, never both in one process."""
 
-import os
 from dataclasses import dataclass
 
 import pytest
@@ -9,10 +8,6 @@ import torch
 HAS_GPU = torch.cuda.is_available()
 # Where tests put tensors that run no kernel, or only one.
 DEVICE = "cuda" if HAS_GPU else "cpu"
-if not HAS_GPU:
-    # Read once, when the kernels are imported.
-    os.environ["TRITON_INTERPRET"] = "1"
-
 pytest.importorskip("triton", reason="Triton exists for Linux alone")
 
 
