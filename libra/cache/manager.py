@@ -6,13 +6,13 @@
 A private block moves to the path when it is full and enters the tree (``commit``).
 """
 
-import math
 from collections.abc import Iterable
 from itertools import islice
 
 import numpy as np
 
-from libra.cache.holding import AdapterInUse, Admission, Claim, Holding, Plan
+from libra.cache.adapter_registry import AdapterRegistry
+from libra.cache.holding import Admission, Claim, Holding, Plan
 from libra.cache.memory import ADAPTER, KINDS, KV, SAVE_CHUNK_BLOCKS, CacheMemory, Kind
 from libra.cache.policy import CachePolicy, Indices
 from libra.cache.pool import RUNNING
@@ -20,7 +20,6 @@ from libra.cache.swapper import Swapper
 from libra.cache.tree import ABSENT, LEAVING, LOADING, PRESENT, ROOT, Residency
 from libra.engine.link import Direction, Priority, Transfer
 from libra.engine.sequence import Sequence
-from libra.errors import LibraError, unknown
 from libra.spec import AdapterSpec, ModelSpec
 
 
@@ -45,7 +44,6 @@ class CacheManager:
         self.block_tokens = block_tokens
         self.adapters = {spec.adapter_id: spec for spec in adapters}
         self.num_layers = model.num_layers
-        self._model = model
         self._kv_bytes = model.block_bytes(block_tokens)
         # Evicted at a time for running sequences: one by one, each would wait for a save of its own.
         self._growth_blocks = max(1, min(SAVE_CHUNK_BLOCKS, memory.region(KV).num_blocks // 256))
@@ -56,49 +54,15 @@ class CacheManager:
         # Loads of adapters that failed; those whose requests the engine has ended go when nothing below is in flight.
         self.failed_loads: list[Transfer] = []
         self.swapper = Swapper(memory, self.policy.swapper) if self.policy.swapper else None
-        self._slot_blocks = 0
-        self._register(model, adapters, slot_blocks)
-
-    def _register(self, model: ModelSpec, adapters: list[AdapterSpec], slot_blocks: int) -> None:
-        tree, host = self.memory.tree, self.memory.host
-        tree.add_adapter(None, 0, 0, 0)
-        sizes = {spec.adapter_id: spec.num_blocks(model, self.block_tokens) for spec in adapters}
-        largest = max([slot_blocks, *sizes.values()])
-        region = self.memory.region(ADAPTER)
-        if largest > region.num_blocks:
-            total = self.memory.hbm.num_blocks
-            share = _smallest_share(largest, total) if self.memory.hbm.is_split else 1.0
-            remedy = f"a share of {share:.3f} or more memory" if share < 1.0 else "more memory"
-            raise LibraError(
-                f"policy {self.policy.name!r}: the largest adapter takes {largest} blocks, its region of HBM has "
-                f"{region.num_blocks} of {total}; {remedy} would do"
-            )
-        if self.policy.adapter_slots == "padded":
-            self._slot_blocks = largest
-        for spec in adapters:
-            exact = sizes[spec.adapter_id]
-            size = self._slot_blocks or exact
-            node = tree.add_adapter(spec, size, exact, spec.num_bytes(model))
-            if host.num_free >= exact:
-                tree.host_blocks[node] = host.kv_region.allocate(exact, node)
-                tree.host[node] = PRESENT
+        self._registry = AdapterRegistry(memory, model, block_tokens)
+        self._registry.register(adapters, slot_blocks)
 
     def add_adapter(self, spec: AdapterSpec) -> None:
         """Registers an adapter on disk while the cache runs.
 
         Raises LibraError when the id is taken, and when the adapter is larger than its slot or its region of HBM.
         """
-        if spec.adapter_id in self.memory.tree.adapter_nodes:
-            raise LibraError(f"adapter {spec.adapter_id!r} is there already; remove it first, or use another name")
-        exact = spec.num_blocks(self._model, self.block_tokens)
-        room = self._slot_blocks or self.memory.region(ADAPTER).num_blocks
-        if exact > room:
-            place = "slot" if self._slot_blocks else "region of HBM"
-            raise LibraError(
-                f"policy {self.policy.name!r}: adapter {spec.adapter_id!r} of rank {spec.rank} takes {exact} blocks, "
-                f"its {place} has {room}; start with a larger --max-lora-rank or more memory"
-            )
-        self.memory.tree.add_adapter(spec, self._slot_blocks or exact, exact, spec.num_bytes(self._model))
+        self._registry.add(spec)
         self.adapters[spec.adapter_id] = spec
 
     def remove_adapter(self, adapter_id: str) -> None:
@@ -106,12 +70,7 @@ class CacheManager:
 
         Raises LibraError when it is unknown, and AdapterInUse while anything of it is in use or in motion.
         """
-        nodes = self.memory.tree.adapter_nodes
-        if adapter_id not in nodes:
-            raise unknown("adapter", adapter_id, [name for name in nodes if name is not None])
-        if not self.memory.is_idle(nodes[adapter_id]):
-            raise AdapterInUse(f"adapter {adapter_id!r} is in motion; remove it when its transfers have ended")
-        self.memory.remove_adapter(nodes[adapter_id])
+        self._registry.remove(adapter_id)
         del self.adapters[adapter_id]
 
     # ---- asks ------------------------------------------------------------------------------------------------------
@@ -520,11 +479,3 @@ class CacheManager:
         for kind in KINDS:
             if memory.reserved[kind] != sum(claim.blocks[kind] for claim in self.claims.values()):
                 raise AssertionError("reserved blocks and claims differ")
-
-
-def _smallest_share(num_blocks: int, total: int) -> float:
-    """The smallest share in thousandths that, cut in whole blocks, leaves room for ``num_blocks``."""
-    thousandths = math.ceil(1000 * num_blocks / total)
-    if math.floor(thousandths / 1000 * total) < num_blocks:
-        thousandths += 1
-    return thousandths / 1000
