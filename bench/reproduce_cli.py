@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from bench.reproduce.figure import Figure
+    from bench.reproduce.rules import Scale
     from bench.reproduce.run import Outcome
     from bench.reproduce.study import Study
 
@@ -21,6 +22,13 @@ def reproduce(
     figure: Annotated[
         list[str] | None,
         typer.Option(help="Only this figure, such as 11 or controls; may be given again.", metavar="N"),
+    ] = None,
+    gain: Annotated[
+        bool, typer.Option("--gain", help="libra against fastlibra over a grid, in place of the paper's figures.")
+    ] = False,
+    trace: Annotated[
+        list[Path] | None,
+        typer.Option(help="With --gain: the requests of this file as well; may be given again.", metavar="FILE"),
     ] = None,
     out: Annotated[
         Path, typer.Option(help="Directory for cells.csv, figures.csv, README.md; a cell it holds is kept.")
@@ -40,8 +48,6 @@ def reproduce(
     from bench.machine import num_cores
     from bench.output import prepare_output
     from bench.reproduce.output import check_reproduction, write_reproduction
-    from bench.reproduce.registry import choose_figures
-    from bench.reproduce.rules import choose_scale
     from bench.reproduce.run import reproduce as run
     from bench.reproduce.store import CELLS_CSV, Store
     from bench.reproduce.study import Study
@@ -51,7 +57,7 @@ def reproduce(
     if check is not None:
         typer.echo(f"{check}: README.md says what its {check_reproduction(check)} rows do")
         return
-    figures, scale = choose_figures(figure or ()), choose_scale(quick, full)
+    figures, scale = _choose(quick, full, figure or [], gain, trace or [])
     one_per_core = cluster is None and find_spec("joblib") is not None
     workers = Workers(jobs or (num_cores() if one_per_core else 1), cluster)
     prepare_output(out, STUDY_SCHEMA)
@@ -63,6 +69,27 @@ def reproduce(
     _report(out, study, figures, outcome)
     if outcome.partial:
         raise typer.Exit(INTERRUPTED)
+
+
+def _choose(
+    quick: bool, full: bool, numbers: list[str], gain: bool, traces: list[Path]
+) -> "tuple[list[Figure], Scale]":
+    """What is run. Raises LibraError where the flags do not go together."""
+    from bench.reproduce.gain import Gain
+    from bench.reproduce.registry import choose_figures
+    from bench.reproduce.rules import GAIN, choose_scale
+    from libra.errors import LibraError
+
+    if not gain and traces:
+        raise LibraError("--trace adds requests to --gain: give both")
+    if not gain:
+        return choose_figures(numbers), choose_scale(quick, full)
+    if quick or full or numbers:
+        raise LibraError("--gain is a study of its own: leave out --quick, --full and --figure")
+    missing = next((path for path in traces if not path.is_file()), None)
+    if missing is not None:
+        raise LibraError(f"--trace {missing}: is no file; name a trace")
+    return [Gain(tuple(path.resolve() for path in traces))], GAIN
 
 
 def _report(out: Path, study: "Study", figures: "list[Figure]", outcome: "Outcome") -> None:

@@ -1,6 +1,6 @@
 """Fig. 15 to 17: fastlibra with one thing taken away, and with another ranking."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -8,7 +8,7 @@ from bench.reproduce.cells import Case, Cell
 from bench.reproduce.figure import compare
 from bench.reproduce.ratios import Setting, as_change, mean_level, ratio_of_lists
 from bench.reproduce.rows import FigureRow, figure_row
-from bench.reproduce.rules import MIDDLE_LOAD
+from bench.reproduce.rules import MIDDLE_LOAD, tight
 from bench.reproduce.study import Study, crossed
 
 OURS = "fastlibra"
@@ -26,19 +26,48 @@ PAPER: dict[str, tuple[float, float, float]] = {
 PAPER_BFS = {"mean_ttft_ms": ("x", 2.29), "mean_tpot_ms": ("x", 1.54), "hbm_util": ("%", -29.1)}
 PAPER_BFS_TRAFFIC = 9.71
 PAPER_RANKINGS = {"rrip": (1.35, 1.27), "hawkeye": (1.38, 1.31), "halp": (1.41, 1.31)}
+# Run wherever those are: what is the least and the most that a ranking can make of it, and our own policy.
+ON_THE_TREE = ("order-only", "libra", "clairvoyant")
 _LATENCIES = ("mean_ttft_ms", "mean_tpot_ms")
 
 
-def _settings(study: Study) -> list[Setting]:
-    return [(case, MIDDLE_LOAD) for case in study.scale.study]
+def _groups(study: Study) -> list[tuple[str, list[Setting]]]:
+    """What every mechanism is taken away in, by name: the cases of the rules, and tight memory at each of its loads."""
+    scale = study.scale
+    rules: list[Setting] = [(case, MIDDLE_LOAD) for case in scale.study]
+    return [
+        (ALL, rules),
+        *((f"{ALL}, {_tight(load)}", [(tight(case), load) for case in scale.study]) for load in scale.tight_loads),
+    ]
+
+
+def _tight(load: float) -> str:
+    return f"tight memory, {load:g} of fastlibra's own peak"
+
+
+def _cases(study: Study) -> list[Case]:
+    return list(dict.fromkeys(case for _, settings in _groups(study) for case, _ in settings))
+
+
+def _cells(study: Study, policies: Iterable[str]) -> list[Cell]:
+    settings = [setting for _, group in _groups(study) for setting in group]
+    names = tuple(policies)
+    return list(chain.from_iterable(crossed(study, (case,), names, (load,)) for case, load in settings))
 
 
 def _ratios(
     study: Study, number: str, policies: Mapping[str, tuple[float | None, float | None]]
 ) -> Iterator[FigureRow]:
-    for name, papers in policies.items():
-        for metric, paper in zip(_LATENCIES, papers, strict=True):
-            yield from compare(study, number, ALL, _settings(study), metric, (name, OURS), "x", paper)
+    """Each policy over fastlibra, over all scenarios of a group and, for TTFT, in each of them."""
+    for group, settings in _groups(study):
+        for name, papers in policies.items():
+            for metric, paper in zip(_LATENCIES, papers, strict=True):
+                yield from compare(study, number, group, settings, metric, (name, OURS), "x", paper)
+    for _, settings in _groups(study):
+        for case, load in settings:
+            label = f"{case.name}, load {load:g} of {case.load_of}'s peak"
+            for name in policies:
+                yield from compare(study, number, label, [(case, load)], _LATENCIES[0], (name, OURS), "x")
 
 
 @dataclass(frozen=True)
@@ -53,11 +82,11 @@ class Ablations:
     )
 
     def cases(self, study: Study) -> list[Case]:
-        return [*study.scale.study, *study.scale.study_peaks]
+        return [*_cases(study), *study.scale.study_peaks]
 
     def cells(self, study: Study) -> list[Cell]:
         peaks = (study.peak_cells(case, name) for case in study.scale.study_peaks for name in (OURS, *PAPER))
-        return [*crossed(study, study.scale.study, (OURS, *PAPER), (MIDDLE_LOAD,)), *chain.from_iterable(peaks)]
+        return [*_cells(study, (OURS, *PAPER)), *chain.from_iterable(peaks)]
 
     def rows(self, study: Study) -> list[FigureRow]:
         latencies = _ratios(study, self.number, {name: (ttft, tpot) for name, (ttft, tpot, _) in PAPER.items()})
@@ -74,11 +103,12 @@ class Ablations:
                     yield figure_row(self.number, case.name, f"peak load, {name} vs {OURS}", "%", change, paper, note)
 
     def _invalid(self, study: Study) -> Iterator[FigureRow]:
-        for name in ("wom", "wom-last"):
-            results = [found for case, load in _settings(study) if (found := study.results(case, name, load))]
-            level = mean_level(results, "invalid_kv_ratio", 100)
-            if level.mean is not None:
-                yield figure_row(self.number, ALL, f"invalid KV, {name}", "% of history", level, 48.6)
+        for group, settings in _groups(study):
+            for name in ("wom", "wom-last"):
+                results = [found for case, load in settings if (found := study.results(case, name, load))]
+                level = mean_level(results, "invalid_kv_ratio", 100)
+                if level.mean is not None:
+                    yield figure_row(self.number, group, f"invalid KV, {name}", "% of history", level, 48.6)
 
 
 @dataclass(frozen=True)
@@ -90,16 +120,17 @@ class Branches:
     says: str = "TTFT 2.29x, TPOT 1.54x, HBM use -29.1 %, PCIe traffic 9.71x (HPCA, section VIII, Fig. 16)"
 
     def cases(self, study: Study) -> list[Case]:
-        return list(study.scale.study)
+        return _cases(study)
 
     def cells(self, study: Study) -> list[Cell]:
-        return crossed(study, study.scale.study, (OURS, "bfs"), (MIDDLE_LOAD,))
+        return _cells(study, (OURS, "bfs"))
 
     def rows(self, study: Study) -> list[FigureRow]:
         pairs = ("bfs", OURS)
         papers = {**PAPER_BFS, "swap_bytes": ("x", PAPER_BFS_TRAFFIC)}
         found = (
-            compare(study, self.number, ALL, _settings(study), metric, pairs, unit, paper)
+            compare(study, self.number, group, settings, metric, pairs, unit, paper)
+            for group, settings in _groups(study)
             for metric, (unit, paper) in papers.items()
         )
         return list(chain.from_iterable(found))
@@ -114,10 +145,12 @@ class Rankings:
     says: str = "RRIP/Hawkeye/HALP on the tree: TTFT 1.35/1.38/1.41x, TPOT 1.27/1.31/1.31x (HPCA, Fig. 17)"
 
     def cases(self, study: Study) -> list[Case]:
-        return list(study.scale.study)
+        return _cases(study)
 
     def cells(self, study: Study) -> list[Cell]:
-        return crossed(study, study.scale.study, (OURS, *PAPER_RANKINGS, *study.scale.others), (MIDDLE_LOAD,))
+        everywhere = _cells(study, (OURS, *PAPER_RANKINGS, *ON_THE_TREE))
+        return [*everywhere, *crossed(study, study.scale.study, study.scale.others, (MIDDLE_LOAD,))]
 
     def rows(self, study: Study) -> list[FigureRow]:
-        return list(_ratios(study, self.number, {**PAPER_RANKINGS, **dict.fromkeys(study.scale.others, (None, None))}))
+        own = dict.fromkeys((*ON_THE_TREE, *study.scale.others), (None, None))
+        return list(_ratios(study, self.number, {**PAPER_RANKINGS, **own}))

@@ -11,6 +11,9 @@ from bench.reproduce.rules import MIDDLE_LOAD, SYSTEMS
 from bench.reproduce.study import Study, crossed
 
 OURS = "fastlibra"
+# vllm with loads that do not stop the step: what overlapping alone does where nearly every request has a load.
+OVERLAPPED = "vllm-async"
+WAITS = "a load that ends in the middle of a step makes its request wait for the next; one that blocks does not"
 MODEL = "llama2-34b"
 # TTFT and TPOT of the best static share over ELORA's, by adapters (HPCA version, Fig. 19).
 PAPER_ORACLE = {20: (1.409, 1.212), 50: (1.369, 1.320), 100: (1.383, 1.199)}
@@ -32,7 +35,7 @@ class Crowds:
         return [Case("scale", MODEL, number, spread) for number in scale.crowds for spread in scale.spreads]
 
     def cells(self, study: Study) -> list[Cell]:
-        return crossed(study, self.cases(study), SYSTEMS, (MIDDLE_LOAD,))
+        return crossed(study, self.cases(study), (*SYSTEMS, OVERLAPPED), (MIDDLE_LOAD,))
 
     def rows(self, study: Study) -> list[FigureRow]:
         settings = [(case, MIDDLE_LOAD) for case in self.cases(study)]
@@ -40,6 +43,8 @@ class Crowds:
         for baseline in SYSTEMS[1:]:
             for metric, paper in (("mean_ttft_ms", -48.7), ("mean_tpot_ms", -21.9)):
                 rows += compare(study, self.number, "all", settings, metric, (OURS, baseline), "%", paper)
+        pair = (OVERLAPPED, SYSTEMS[1])
+        rows += compare(study, self.number, "all", settings, "mean_ttft_ms", pair, "x", None, WAITS)
         for setting in settings:
             for baseline in SYSTEMS[1:]:
                 case = setting[0].name

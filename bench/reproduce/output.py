@@ -10,7 +10,7 @@ from typing import Any
 from bench.output import META, csv_text
 from bench.reproduce.figure import Figure
 from bench.reproduce.readme import readme_text
-from bench.reproduce.registry import FIGURES
+from bench.reproduce.registry import ALL_FIGURES
 from bench.reproduce.rows import FIELDS, FigureRow
 from bench.reproduce.rules import DEVICE
 from bench.reproduce.run import Outcome
@@ -49,21 +49,29 @@ def read_rows(path: Path) -> list[FigureRow]:
         raise LibraError(f"{path}: cannot be read as rows of figures ({error!r}); run libra reproduce again") from None
 
 
-def check_reproduction(path: Path) -> int:
-    """How many rows the README of ``path`` was made from. Raises LibraError where it says anything else."""
+def rendered(path: Path) -> str:
+    """What the README of ``path`` must say by its figures.csv and meta.json. Raises LibraError."""
     try:
         meta: dict[str, Any] = json.loads((path / META).read_text(encoding="utf-8"))
-        written = (path / README).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise LibraError(f"{path}: is no reproduction ({error}); name a directory of libra reproduce") from None
     if meta.get("study") != "reproduce":
         raise LibraError(f"{path / META}: is of another study; name a directory of libra reproduce")
-    rows = read_rows(path / FIGURES_CSV)
-    expected = readme_text(rows, [figure for figure in FIGURES if figure.number in meta["figures"]], meta)
+    figures = [figure for figure in ALL_FIGURES if figure.number in meta["figures"]]
+    return readme_text(read_rows(path / FIGURES_CSV), figures, meta)
+
+
+def check_reproduction(path: Path) -> int:
+    """How many rows the README of ``path`` was made from. Raises LibraError where it says anything else."""
+    expected = rendered(path)
+    try:
+        written = (path / README).read_text(encoding="utf-8")
+    except OSError as error:
+        raise LibraError(f"{path / README}: {error.strerror}; run libra reproduce again") from None
     if written != expected:
         number, line = _first_difference(written, expected)
         raise LibraError(f"{path / README}: line {number} is not what the rows say ({line}); run libra reproduce again")
-    return len(rows)
+    return len(read_rows(path / FIGURES_CSV))
 
 
 def _row(values: Mapping[str, str]) -> FigureRow:

@@ -48,12 +48,14 @@ def mean_ratio(pairs: Sequence[tuple[list[Result], list[Result]]], metric: str) 
 
     A setting in which a seed lacks the metric, or has it at 0, is left out.
     """
-    by_setting = [logs for ours, theirs in pairs if (logs := _log_ratios(ours, theirs, metric))]
-    if not by_setting:
-        return Estimate(None)
-    seeds = [math.fsum(column) / len(column) for column in zip(*by_setting, strict=True)]
-    figure = estimate(seeds)
+    figure = estimate(mean_log_ratios(pairs, metric))
     return Estimate(*(None if end is None else math.exp(end) for end in (figure.mean, figure.low, figure.high)))
+
+
+def mean_log_ratios(pairs: Sequence[tuple[list[Result], list[Result]]], metric: str) -> list[float]:
+    """By seed, the mean over settings of log(first / second); settings without it are left out as in ``mean_ratio``."""
+    by_setting = [logs for ours, theirs in pairs if (logs := _log_ratios(ours, theirs, metric))]
+    return [math.fsum(column) / len(column) for column in zip(*by_setting, strict=True)]
 
 
 def as_change(ratio: Estimate) -> Estimate:
@@ -74,7 +76,8 @@ def ratio_of_lists(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
 
 
 def breakdown(pairs: Sequence[tuple[list[Result], list[Result]]], names: tuple[str, str]) -> str:
-    """Where the difference in TTFT comes from, in ms: the parts of both, and the part that differs most."""
+    """Where the difference in TTFT comes from, in ms: the parts of both, the part that differs most, and how many
+    requests a load has held up at all."""
     if not pairs:
         return ""
     sides = [[side[which] for side in pairs] for which in (0, 1)]
@@ -85,7 +88,11 @@ def breakdown(pairs: Sequence[tuple[list[Result], list[Result]]], names: tuple[s
     if widest == "prefill":
         computed = [mean_level(side, "computed_prompt_share").mean or 0.0 for side in sides]
         why = f", with {computed[0]:.0%} and {computed[1]:.0%} of the prompts computed"
-    return f"ms for {names[0]} and {names[1]}: {', '.join(texts)}; {PART_NAMES[widest]} differs most{why}"
+    cold = [mean_level(side, "cold_request_ratio").mean or 0.0 for side in sides]
+    return (
+        f"ms for {names[0]} and {names[1]}: {', '.join(texts)}; {PART_NAMES[widest]} differs most{why}; "
+        f"{cold[0]:.0%} and {cold[1]:.0%} of the requests waited for a load"
+    )
 
 
 def pace(pairs: Sequence[tuple[list[Result], list[Result]]], names: tuple[str, str]) -> str:

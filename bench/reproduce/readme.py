@@ -20,7 +20,7 @@ _ALIGNMENT = ("---", "---", "---:", "---:", "---:", "---", "---")
 
 def readme_text(rows: Sequence[FigureRow], figures: Sequence[Figure], meta: Mapping[str, Any]) -> str:
     """The whole file."""
-    parts = [_head(meta), _differences(rows), _mechanisms(rows)]
+    parts = [_head(figures, meta), _differences(rows), _mechanisms(rows)]
     for figure in figures:
         own = [row for row in rows if row.figure == figure.number]
         if own:
@@ -49,11 +49,12 @@ def interval_text(row: FigureRow) -> str:
     return f"{compact(row.low)} to {compact(row.high)}"
 
 
-def _head(meta: Mapping[str, Any]) -> str:
+def _head(figures: Sequence[Figure], meta: Mapping[str, Any]) -> str:
     state = " **PARTIAL: the run was interrupted.**" if meta["partial"] else ""
     scale = meta["scale"]
+    title = figures[0].title if len(figures) == 1 else "The paper's evaluation on libra"
     return (
-        f"# The paper's evaluation on libra: {scale['name']}\n\n"
+        f"# {title}: {scale['name']}\n\n"
         f"`{meta['command']}`: {meta['num_cells']} cells, {meta['cpu_s']:.0f} s of CPU time.{state} Simulated on "
         f"{meta['device']} from datasheet rates; {scale['requests']} requests a run or more, the first fifth left out, "
         f"{scale['seeds']} seeds a run and {scale['peak_seeds']} a peak; intervals are 95 % Student t over seeds. "
@@ -66,6 +67,8 @@ def _head(meta: Mapping[str, Any]) -> str:
 def _differences(rows: Sequence[FigureRow]) -> str:
     """What did not reproduce comes first."""
     judged = [row for row in rows if row.same_sign]
+    if not judged:
+        return ""
     texts = ["## What did not reproduce"]
     for verdict, words in _VERDICTS:
         own = [row for row in judged if row.same_sign == verdict]
@@ -79,7 +82,7 @@ def _differences(rows: Sequence[FigureRow]) -> str:
 def _sentence(row: FigureRow) -> str:
     paper = "" if row.paper is None else f", paper {value_text(row, row.paper)}"
     note = f" ({row.note})" if row.note else ""
-    place = f"{row.figure}, {row.case}" if not row.figure[0].isdigit() else f"Fig. {row.figure}, {row.case}"
+    place = f"{figure_name(row.figure)}, {row.case}"
     interval = "" if row.low is None else f" [{interval_text(row)}]"
     return f"{place}: {row.metric} {value_text(row, row.ours)}{interval}{paper}{note}"
 
@@ -93,6 +96,11 @@ def _mechanisms(rows: Sequence[FigureRow]) -> str:
         "## Which mechanism carries the gain\n\nFrom vLLM to fastlibra one mechanism at a time: mean TTFT over that of "
         f"the step before, the largest gain first.\n\n{lines}"
     )
+
+
+def figure_name(number: str) -> str:
+    """``Fig. 15``, ``overheads``."""
+    return f"Fig. {number}" if number[0].isdigit() else number
 
 
 def _title(figure: Figure) -> str:

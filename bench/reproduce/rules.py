@@ -5,13 +5,18 @@
 * Nominal rate: 5 req/s, the one load that the paper names (its Fig. 9).
 * Load: fractions of the peak measured for vllm in the same case, so that the baseline is stable by construction. All
   policies of a case see the same requests.
-* Peak: mean TTFT < 500 ms, as in the paper, on a grid of equal ratios.
+* Tight memory, in which rankings and ablations are run as well: HBM for 0.3 of the working set and a host tier for 0.5
+  of it, so that together they cannot hold everything, behind PCIe 4 x16 (32 GB/s, the machine of the paper's first
+  version). Loads are fractions of fastlibra's own peak there, since the paper's send rates go up to its own.
+* Peak: mean TTFT < 500 ms, as in the paper, on a grid of equal ratios. Loads refer to the peak of the first seed.
 * Length: a number of requests, at least 20 s (40 times the limit of a peak, so that a rate 5 % too high shows), and at
   least so many times the mean time between two turns of a session. Runs of less than one such time see few
   sessions return: the host tier then counts for less than it should, which is so in --quick and in searches of a peak
   but for --full. The first fifth is left out. A trace begins with sessions under way and with an empty cache.
 * Host tier: 256 GiB, the paper's machine. tau, half-life and Eq. 4: libra's defaults, which results/tuning chose on
   seeds that are not used here. Link: the device's datasheet.
+* libra against fastlibra: loads are fractions of fastlibra's own peak on each machine, seeds from 100 on (libra was
+  made on others).
 """
 
 from dataclasses import dataclass, replace
@@ -32,19 +37,22 @@ SCENARIOS = ("chatbot", "translation", "agents")
 MODELS = ("llama3-8b", "llama2-34b", "llama3-70b")
 ADAPTERS = (20, 50, 100)
 MIDDLE_LOAD = 0.6
+TIGHT_CACHE, TIGHT_HOST, TIGHT_LINK_GBPS = 0.3, 0.5, 32.0
 SYSTEMS = ("fastlibra", "vllm", "slora")
-OTHERS = ("lfu", "gdsf", "s3fifo", "arc", "order-only", "sglang", "chameleon", "caraserve", "clairvoyant")
+OTHERS = ("lfu", "gdsf", "s3fifo", "arc", "sglang", "chameleon", "caraserve")
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of the grid is run: ``requests`` to a run, ``seeds`` of each, ``peak_seeds`` searches of a peak, a run
-    to be at least ``returns`` times between two turns long, and a run of a search ``peak_returns``.
+    """How much of the grid is run: ``requests`` to a run, ``seeds`` of each from ``first_seed`` on, a run to be at
+    least ``returns`` times between two turns long, and a run of a search ``peak_returns``. ``peak_seeds``: searches of
+    a peak in the cases of ``study``; ``grid_peak_seeds``: in others.
 
     ``grid``: the cases of Fig. 11. ``loads``: of vllm's peak. ``study``: the cases of ablations, rankings and
-    breakdown; ``study_peaks``: those in which they have peaks. ``controls``: the cases of the controls. ``preset``:
-    those with the preset HBM. ``adapters_of_oracle``, ``crowds`` and ``spreads``: Fig. 19 and 18. ``others``: policies
-    of Fig. 17 that the paper has not. ``against``: what fastlibra is set beside under settings of the machine.
+    breakdown; ``study_peaks``: those in which they have peaks; ``tight_loads``: of fastlibra's peak in tight memory.
+    ``controls``: the cases of the controls. ``preset``: those with the preset HBM. ``adapters_of_oracle``, ``crowds``
+    and ``spreads``: Fig. 19 and 18. ``others``: policies of Fig. 17 that the paper has not. ``against``: what fastlibra
+    is set beside under settings of the machine.
     """
 
     name: str
@@ -54,11 +62,13 @@ class Scale:
     peak_requests: int
     peak_returns: float
     peak_seeds: int
+    grid_peak_seeds: int
     tolerance: float
     grid: tuple[Case, ...]
     loads: tuple[float, ...]
     study: tuple[Case, ...]
     study_peaks: tuple[Case, ...]
+    tight_loads: tuple[float, ...]
     controls: tuple[Case, ...]
     preset: tuple[Case, ...]
     adapters_of_oracle: tuple[int, ...]
@@ -66,19 +76,31 @@ class Scale:
     spreads: tuple[str, ...]
     others: tuple[str, ...]
     against: tuple[str, ...]
+    first_seed: int = 0
 
-    def least_s(self, workload: str) -> float:
-        """The shortest run of a workload, in seconds."""
-        return max(LEAST_S, round(self.returns * turn_gap_s(workload), 1))
+    @property
+    def run_seeds(self) -> range:
+        return range(self.first_seed, self.first_seed + self.seeds)
 
-    def least_peak_s(self, workload: str) -> float:
+    def num_peak_seeds(self, case: Case) -> int:
+        """Searches of a policy's peak in a case."""
+        return self.peak_seeds if case in self.study else self.grid_peak_seeds
+
+    def least_s(self, case: Case) -> float:
+        """The shortest run of a case, in seconds."""
+        return max(LEAST_S, round(self.returns * turn_gap_s(case), 1))
+
+    def least_peak_s(self, case: Case) -> float:
         """The shortest run in a search of a peak, in seconds."""
-        return max(LEAST_S, round(self.peak_returns * turn_gap_s(workload), 1))
+        return max(LEAST_S, round(self.peak_returns * turn_gap_s(case), 1))
 
 
-def turn_gap_s(workload: str) -> float:
-    """Mean time from a turn of a session to the next: think and assumed service; 0 where sessions have one turn."""
-    sessions = find_workload(workload)
+def turn_gap_s(case: Case) -> float:
+    """Mean time from a turn of a session to the next: think and assumed service; 0 where sessions have one turn, and
+    for the requests of a file, of which nothing is assumed."""
+    if case.trace is not None:
+        return 0.0
+    sessions = find_workload(case.workload)
     if not isinstance(sessions, SessionConfig) or sessions.mean_turns <= 1:
         return 0.0
     return sessions.think_s.mean + sessions.service.of(sessions.answer_tokens.mean)
@@ -86,6 +108,11 @@ def turn_gap_s(workload: str) -> float:
 
 def _scenarios(model: str = MODELS[0], num_loras: int = 50) -> tuple[Case, ...]:
     return tuple(Case(scenario, model, num_loras) for scenario in SCENARIOS)
+
+
+def tight(case: Case) -> Case:
+    """The case with memory that is too small."""
+    return replace(case, cache=TIGHT_CACHE, host=TIGHT_HOST, link_gbps=TIGHT_LINK_GBPS, load_of="fastlibra")
 
 
 _GRID = tuple(Case(scenario, model, num_loras) for scenario in SCENARIOS for model in MODELS for num_loras in ADAPTERS)
@@ -99,32 +126,36 @@ QUICK = Scale(
     peak_requests=300,
     peak_returns=0.25,
     peak_seeds=1,
+    grid_peak_seeds=1,
     tolerance=0.2,
     grid=(*_scenarios(), Case("chatbot", "llama2-34b")),
     loads=(MIDDLE_LOAD,),
     study=_scenarios(),
     study_peaks=(),
+    tight_loads=(),
     controls=(Case("chatbot"),),
     preset=(),
     adapters_of_oracle=(50,),
     crowds=(1000,),
     spreads=("uniform",),
-    others=("order-only", "chameleon", "clairvoyant"),
+    others=("chameleon",),
     against=("vllm",),
 )
 DEFAULT = Scale(
     name="default",
-    requests=600,
-    returns=1.5,
+    requests=500,
+    returns=1.0,
     seeds=3,
-    peak_requests=600,
+    peak_requests=400,
     peak_returns=0.5,
-    peak_seeds=1,
+    peak_seeds=3,
+    grid_peak_seeds=1,
     tolerance=0.1,
     grid=_GRID,
     loads=(MIDDLE_LOAD,),
     study=_scenarios(),
     study_peaks=(Case("chatbot"),),
+    tight_loads=(MIDDLE_LOAD, 0.9),
     controls=(Case("chatbot"), Case("agents")),
     preset=_PRESET,
     adapters_of_oracle=ADAPTERS,
@@ -141,11 +172,13 @@ FULL = Scale(
     peak_requests=9000,
     peak_returns=10.0,
     peak_seeds=5,
+    grid_peak_seeds=5,
     tolerance=0.05,
     grid=_GRID,
     loads=(0.3, MIDDLE_LOAD, 0.9),
     study=_GRID,
     study_peaks=_scenarios(),
+    tight_loads=(0.3, MIDDLE_LOAD, 0.9),
     controls=_scenarios(),
     preset=tuple(replace(case, cache=None) for case in _GRID),
     adapters_of_oracle=ADAPTERS,
@@ -153,6 +186,12 @@ FULL = Scale(
     spreads=("uniform", "distinct", "gaussian:0.1", "gaussian:0.3"),
     others=OTHERS,
     against=("vllm", "wos"),
+)
+
+
+# libra against fastlibra: short runs, many seeds, none of which libra was made on.
+GAIN = replace(
+    DEFAULT, name="gain", requests=300, returns=0.5, seeds=5, first_seed=100, peak_requests=300, peak_returns=0.25
 )
 
 

@@ -1,6 +1,6 @@
-"""Runs what the chosen figures need and the store lacks: first the peaks that set the loads, then everything."""
+"""Runs what the chosen figures need and the store lacks: first searches of peaks, then what refers to them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.machine import source_revision
@@ -27,8 +27,9 @@ def reproduce(study: Study, figures: Sequence[Figure], workers: Workers, *, disa
     """Runs the cells and makes the rows. Every cell is in the store when it ends, so that a killed run goes on."""
     num_run = 0
     try:
-        for title, plan in (("loads", plan_loads), ("cells", plan_cells)):
-            num_run += _run(study, plan(study, figures), workers, title, disable_tqdm)
+        # Each round may tell what else there is to run.
+        while missing := [cell for cell in plan_cells(study, figures) if cell not in study.store]:
+            num_run += _run(study, missing, workers, disable_tqdm)
         partial = False
     except KeyboardInterrupt:
         partial = True
@@ -37,22 +38,17 @@ def reproduce(study: Study, figures: Sequence[Figure], workers: Workers, *, disa
     return Outcome([row for figure in figures for row in figure.rows(study)], len(cells), num_run, partial)
 
 
-def plan_loads(study: Study, figures: Sequence[Figure]) -> list[Cell]:
-    """The searches that say what load 1 is."""
-    return _distinct(cell for figure in figures for case in figure.cases(study) for cell in study.reference_cells(case))
-
-
 def plan_cells(study: Study, figures: Sequence[Figure]) -> list[Cell]:
-    """All cells, those of ``plan_loads`` first; runs are known when these have been run."""
-    return _distinct([*plan_loads(study, figures), *(cell for figure in figures for cell in figure.cells(study))])
+    """All cells that are known, first the searches that say what load 1 is: runs are known when these have ended."""
+    references = [cell for figure in figures for case in figure.cases(study) for cell in study.reference_cells(case)]
+    cells = [cell for figure in figures for cell in figure.cells(study)]
+    return list(dict.fromkeys([*references, *cells]))
 
 
-def _run(study: Study, cells: Sequence[Cell], workers: Workers, title: str, disable_tqdm: bool) -> int:
-    missing = [cell for cell in cells if cell not in study.store]
-    if not missing:
-        return 0
+def _run(study: Study, missing: Sequence[Cell], workers: Workers, disable_tqdm: bool) -> int:
     commit = _commit()
-    with task_progress(len(cells), title, done=len(cells) - len(missing), disable_tqdm=disable_tqdm) as progress:
+    noun = "searches of peaks" if all(cell.kind == "peak" for cell in missing) else "cells"
+    with task_progress(len(missing), noun, disable_tqdm=disable_tqdm) as progress:
         for row in workers.run(run_cell, _mixed(missing)):
             study.store.add({**row, "commit": commit})
             progress.advance(f"{row['workload']} {row['model']} {row['policy']}")
@@ -63,10 +59,6 @@ def _mixed(cells: Sequence[Cell]) -> list[Cell]:
     """The cells in an order that has nothing to do with their cost, so that the time left is told well from the start;
     the same order every time."""
     return sorted(cells, key=lambda cell: cell.key)
-
-
-def _distinct(cells: Iterable[Cell]) -> list[Cell]:
-    return list(dict.fromkeys(cells))
 
 
 def _commit() -> str:

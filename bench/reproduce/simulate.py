@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from time import process_time
 from typing import Any
@@ -12,7 +13,7 @@ from bench.metrics import MeasureOptions, Metrics, measure
 from bench.patience import HopelessRun, Patience
 from bench.peak import PeakRule, highest_step
 from bench.platform import Platform, open_platform
-from bench.reproduce.cells import Case, Cell, Kind
+from bench.reproduce.cells import Case, Cell, Kind, workload_of
 from bench.reproduce.policies import policy_of
 from bench.reproduce.probe import probe
 from bench.reproduce.rules import DEVICE, NOMINAL_DURATION_S, NOMINAL_RATE, TTFT_LIMIT_MS, WARMUP_SHARE
@@ -52,6 +53,8 @@ METRICS = (
     "rejected",
     "preemptions",
     "queue_growth",
+    "miss_bytes",
+    "miss_bound_bytes",
     # Made from the ones above, see _derived.
     "hit_rate",
     "computed_prompt_share",
@@ -79,11 +82,11 @@ def describe(cell: Cell) -> Row:
         "kind": cell.kind,
         "workload": case.workload,
         "model": case.model,
-        "num_loras": case.num_loras,
+        "num_loras": None if case.trace else case.num_loras,
         "popularity": case.popularity,
         "arrivals": case.arrivals,
         "cache": "preset" if case.cache is None else case.cache,
-        "host_gib": "unbounded" if case.host_gib == float("inf") else case.host_gib,
+        "host_gib": _host_text(case),
         "link_gbps": case.link_gbps,
         "block_tokens": case.block_tokens,
         "policy": cell.policy,
@@ -94,16 +97,21 @@ def describe(cell: Cell) -> Row:
     }
 
 
+def _host_text(case: Case) -> str | float:
+    if case.host is not None:
+        return f"{case.host:g} of the working set"
+    return "unbounded" if case.host_gib == float("inf") else case.host_gib
+
+
 def settings_of(cell: Cell, rate: float) -> BenchSettings:
     """What `libra bench` would be told for a run at ``rate``."""
     case = cell.case
     duration_s = cell.duration_s(rate)
     return BenchSettings(
-        workload=case.workload,
+        **_requests_of(case),
         policies=(cell.policy,),
         device=f"sim:{DEVICE}",
         model=case.model,
-        num_loras=case.num_loras,
         request_rate=rate,
         duration_s=duration_s,
         warmup_s=WARMUP_SHARE * duration_s,
@@ -111,25 +119,35 @@ def settings_of(cell: Cell, rate: float) -> BenchSettings:
         arrivals=case.arrivals,
         seed=cell.seed,
         hbm_cache_gib=None if case.cache is None else case.cache * nominal_working_set_gib(case),
-        host_cache_gib=case.host_gib,
+        host_cache_gib=case.host_gib if case.host is None else case.host * nominal_working_set_gib(case),
         link_gbps=case.link_gbps,
         engine=EngineConfig(block_tokens=case.block_tokens, timeline_s=duration_s / TIMELINE_SAMPLES),
     )
 
 
-@lru_cache(maxsize=64)
 def nominal_working_set_gib(case: Case) -> float:
-    """The working set at the nominal rate, the same for all seeds, loads, block sizes and tiers of a case."""
+    """The working set at the nominal rate, the same for all seeds, loads and machines of a case."""
+    return _working_set_gib(replace(workload_of(case), cache=None))
+
+
+@lru_cache(maxsize=64)
+def _working_set_gib(case: Case) -> float:
     settings = BenchSettings(
-        workload=case.workload,
+        **_requests_of(case),
         device=f"sim:{DEVICE}",
         model=case.model,
-        num_loras=case.num_loras,
         request_rate=NOMINAL_RATE,
         duration_s=NOMINAL_DURATION_S,
         popularity=case.popularity,
     )
     return prepare(settings, open_platform(settings), 0).working_set_gib
+
+
+def _requests_of(case: Case) -> dict[str, Any]:
+    """Where requests and adapters come from; a file has its own adapters or draws as `libra bench` does."""
+    if case.trace is not None:
+        return {"trace": case.trace}
+    return {"workload": case.workload, "num_loras": case.num_loras}
 
 
 def _prepare(cell: Cell, rate: float) -> tuple[BenchSettings, Platform, CachePolicy, SeedSetup]:
@@ -154,6 +172,8 @@ def _simulate(cell: Cell, rate: float, patience_ms: float | None = None) -> tupl
 
 def _run(cell: Cell) -> Row:
     result, settings, setup = _simulate(cell, cell.rate)
+    bound = setup.bound(result)
+    result.counters |= {"miss_bound_bytes": bound.num_bytes, "compulsory_bytes": bound.compulsory_bytes}
     measured = measure(result, MeasureOptions(warmup_s=settings.warmup_s))
     figures = {name: (measured.metrics | _derived(measured.metrics)).get(name) for name in METRICS}
     return {
@@ -185,7 +205,8 @@ def _derived(metrics: Metrics) -> Metrics:
 
 
 def _search(cell: Cell) -> Row:
-    """The peak of a policy for one seed: the highest rate whose mean TTFT is below the limit."""
+    """The peak of a policy for one seed: the highest rate whose mean TTFT is below the limit. ``cell.stride`` rates are
+    taken at a time until the answer changes."""
     rule = PeakRule(Objectives(ttft=TTFT_LIMIT_MS), cell.tolerance)
     num_probes = 0
 
@@ -199,7 +220,7 @@ def _search(cell: Cell) -> Row:
         ttft_ms = measure(result, MeasureOptions(warmup_s=settings.warmup_s)).metrics["mean_ttft_ms"]
         return ttft_ms is not None and ttft_ms < TTFT_LIMIT_MS
 
-    best, fails = highest_step(meets, rule.doubling)
+    best, fails = highest_step(meets, cell.stride or rule.doubling)
     return {
         "peak_load_rps": None if best is None else rule.rate(cell.rate, best),
         "fails_at_rps": None if fails is None else rule.rate(cell.rate, fails),

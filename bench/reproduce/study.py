@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
 
-from bench.reproduce.cells import Case, Cell, Kind
+from bench.reproduce.cells import Case, Cell, Kind, workload_of
 from bench.reproduce.rules import MIDDLE_LOAD, NOMINAL_RATE, Scale
 from bench.reproduce.store import Result, Store
 
-REFERENCE = "vllm"
-# Settings of the machine: a case that differs in these alone sees the requests of the one that does not.
-_MACHINE = Case("")
+# How many rates a search takes at a time that starts at the peak of another seed.
+STRIDE = 2
 
 
 @dataclass(frozen=True)
@@ -21,12 +19,16 @@ class Study:
     store: Store
 
     def peak_cells(self, case: Case, policy: str) -> list[Cell]:
-        """The searches of one policy's peak."""
+        """The searches of one policy's peak. Those of further seeds start where the first has ended, so they are known
+        when it has."""
         scale = self.scale
-        length = (scale.peak_requests, scale.least_peak_s(case.workload))
-        return [
-            Cell("peak", case, policy, seed, NOMINAL_RATE, *length, scale.tolerance) for seed in range(scale.peak_seeds)
-        ]
+        length = (scale.peak_requests, scale.least_peak_s(case))
+        first = Cell("peak", case, policy, scale.first_seed, NOMINAL_RATE, *length, scale.tolerance)
+        result = self.store.get(first)
+        if result is None or result["peak_load_rps"] is None:
+            return [first]
+        near = replace(first, rate=result["peak_load_rps"], stride=STRIDE)
+        return [first, *(replace(near, seed=first.seed + n) for n in range(1, scale.num_peak_seeds(case)))]
 
     def peaks(self, case: Case, policy: str) -> list[float] | None:
         """Peaks by seed; None while one is missing, or where a policy meets the objective at no rate."""
@@ -36,20 +38,21 @@ class Study:
 
     def reference_cells(self, case: Case) -> list[Cell]:
         """What must be known before the case has rates."""
-        return self.peak_cells(workload_of(case), REFERENCE)
+        return self.peak_cells(reference_of(case), case.load_of)[:1]
 
     def rate(self, case: Case, load: float) -> float | None:
-        """Requests per second at ``load`` of vllm's peak; None until that is known."""
-        peaks = self.peaks(workload_of(case), REFERENCE)
-        return None if peaks is None else round(load * fmean(peaks), 4)
+        """Requests per second at ``load`` of the reference's peak for the first seed; None until that is known."""
+        (search,) = self.reference_cells(case)
+        result = self.store.get(search)
+        return None if result is None or result["peak_load_rps"] is None else round(load * result["peak_load_rps"], 4)
 
     def run_cells(self, case: Case, policy: str, load: float = MIDDLE_LOAD) -> list[Cell]:
         """One run per seed; none until the case has a rate."""
         rate = self.rate(case, load)
         if rate is None:
             return []
-        least_s = self.scale.least_s(case.workload)
-        return [Cell("run", case, policy, seed, rate, self.scale.requests, least_s) for seed in range(self.scale.seeds)]
+        least_s = self.scale.least_s(case)
+        return [Cell("run", case, policy, seed, rate, self.scale.requests, least_s) for seed in self.scale.run_seeds]
 
     def cells_of_kind(self, kind: Kind, case: Case, policy: str) -> list[Cell]:
         """Runs that keep more than their figures."""
@@ -74,12 +77,10 @@ class Study:
         return next((result["fault"] for result in results if result is not None and result["fault"]), "")
 
 
-def workload_of(case: Case) -> Case:
-    """The case on the machine of the rules: where the peak is searched that its loads refer to. The preset HBM, and a
-    workload of its own, keep theirs."""
-    cache = None if case.cache is None else _MACHINE.cache
-    machine = {name: getattr(_MACHINE, name) for name in ("host_gib", "link_gbps", "block_tokens", "arrivals")}
-    return replace(case, cache=cache, **machine)
+def reference_of(case: Case) -> Case:
+    """Where the peak is searched that a case's loads refer to: vllm's on the machine of the rules, so that all machines
+    meet the same requests; another policy's on the case's own."""
+    return workload_of(case) if case.load_of == Case.load_of else replace(case, arrivals=Case.arrivals)
 
 
 def crossed(study: Study, cases: Sequence[Case], policies: Sequence[str], loads: Sequence[float]) -> list[Cell]:

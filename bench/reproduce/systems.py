@@ -1,6 +1,6 @@
 """Fig. 11: fastlibra against vLLM and S-LoRA, with tails, peak load and the preset HBM."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from statistics import geometric_mean
@@ -133,9 +133,9 @@ class PeakLoad:
             metric = f"peak load, {OURS} vs {baseline}"
             by_case = {case.name: p for case in study.scale.grid if (p := self._peaks(study, case, baseline))}
             if by_case:
-                seeds = [_geometric_means(column) for column in zip(*by_case.values(), strict=True)]
-                ratio = as_change(ratio_of_lists(*map(list, zip(*seeds, strict=True))))
-                note = f"{len(by_case)} cases, steps of {study.scale.tolerance:.0%}"
+                cases = [_geometric_means(pairs) for pairs in by_case.values()]
+                ratio = as_change(ratio_of_lists(*map(list, zip(*cases, strict=True))))
+                note = f"interval over {len(by_case)} cases, steps of {study.scale.tolerance:.0%}"
                 rows.append(figure_row(self.number, ALL, metric, "%", ratio, PAPER_PEAK[baseline], note))
             for name, pairs in by_case.items():
                 ours, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
@@ -150,5 +150,5 @@ class PeakLoad:
         return [] if ours is None or theirs is None else list(zip(ours, theirs, strict=True))
 
 
-def _geometric_means(pairs: tuple[tuple[float, float], ...]) -> tuple[float, float]:
+def _geometric_means(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return geometric_mean([pair[0] for pair in pairs]), geometric_mean([pair[1] for pair in pairs])

@@ -18,12 +18,14 @@ TINY = Scale(
     seeds=2,
     peak_requests=20,
     peak_returns=0.0,
-    peak_seeds=1,
+    peak_seeds=2,
+    grid_peak_seeds=1,
     tolerance=0.5,
     grid=(Case("chatbot"), Case("translation"), Case("agents")),
     loads=(0.6,),
     study=(Case("chatbot"), Case("agents")),
     study_peaks=(Case("chatbot"),),
+    tight_loads=(0.9,),
     controls=(Case("chatbot"),),
     preset=(Case("chatbot", cache=None),),
     adapters_of_oracle=(50,),
@@ -33,8 +35,8 @@ TINY = Scale(
     against=("vllm",),
 )
 # Mean TTFT over fastlibra's; whatever is not named has 1.25 times as much.
-RATIOS = {"fastlibra": 1.0, "vllm": 2.0, "slora": 1.5}
-PEAKS = {"fastlibra": 12.0, "vllm": 6.0}
+RATIOS = {"fastlibra": 1.0, "vllm": 2.0, "slora": 1.5, "libra": 0.9, "clairvoyant": 0.8}
+PEAKS = {"fastlibra": 12.0, "vllm": 6.0, "libra": 15.0}
 
 
 def fabricated(cell: Cell) -> dict[str, Any]:
