@@ -13,7 +13,8 @@ def compact(value: float | None) -> str:
     for unit, letter in _LARGE:
         if abs(value) >= unit:
             return f"{value / unit:.2f}{letter}"
-    return f"{value:,.{_decimals(value)}f}"
+    places = _decimals(value)
+    return f"{0.0 if round(value, places) == 0 else value:,.{places}f}"  # never -0.000
 
 
 def half_width(value: float, half: float) -> str:

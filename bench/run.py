@@ -6,10 +6,10 @@ from typing import Any
 from bench.conditions import Conditions
 from bench.metrics import MeasureOptions, PolicySummary, summarise
 from bench.oracle import Choice, find_choice, settle, working_candidates
-from bench.platform import open_platform
+from bench.platform import Platform, open_platform
 from bench.progress import run_progress
 from bench.settings import BenchSettings
-from bench.setup import conditions_of, prepare, run_setup
+from bench.setup import SeedSetup, conditions_of, prepare, run_setup
 from bench.slo import Multiple, parse_limits
 from bench.slo_reference import resolve
 from libra.cache.policy import CachePolicy
@@ -42,9 +42,24 @@ class BenchOutcome:
         return [summarise(runs, self.options) for runs in by_policy.values()]
 
 
-def run_bench(settings: BenchSettings, *, disable_tqdm: bool = False) -> BenchOutcome:
+@dataclass(frozen=True)
+class Ground:
+    """What runs of the same requests on the same device share, whatever their policies: made once for all of them."""
+
+    platform: Platform
+    setups: list[SeedSetup]
+
+    @classmethod
+    def of(cls, settings: BenchSettings) -> "Ground":
+        """Makes or loads the traces. Raises LibraError for whatever is wrong with the settings or a trace."""
+        platform = open_platform(settings)
+        return cls(platform, [prepare(settings, platform, seed) for seed in settings.seeds])
+
+
+def run_bench(settings: BenchSettings, *, disable_tqdm: bool = False, ground: Ground | None = None) -> BenchOutcome:
     """Runs the policies that ``settings`` name; see run_choices."""
-    return run_choices(settings, [find_choice(name) for name in settings.policies], disable_tqdm=disable_tqdm)
+    choices = [find_choice(name) for name in settings.policies]
+    return run_choices(settings, choices, disable_tqdm=disable_tqdm, ground=ground)
 
 
 def run_policies(settings: BenchSettings, policies: list[CachePolicy], *, disable_tqdm: bool = False) -> BenchOutcome:
@@ -52,8 +67,11 @@ def run_policies(settings: BenchSettings, policies: list[CachePolicy], *, disabl
     return run_choices(settings, [Choice.of(policy) for policy in policies], disable_tqdm=disable_tqdm)
 
 
-def run_choices(settings: BenchSettings, choices: list[Choice], *, disable_tqdm: bool = False) -> BenchOutcome:
-    """Runs every policy on the same requests, seed by seed, and keeps the best candidate of each choice.
+def run_choices(
+    settings: BenchSettings, choices: list[Choice], *, disable_tqdm: bool = False, ground: Ground | None = None
+) -> BenchOutcome:
+    """Runs every policy on the same requests, seed by seed, and keeps the best candidate of each choice. ``ground``:
+    that of ``settings``, where it has been made already.
 
     A KeyboardInterrupt ends the run and keeps what there is. Raises LibraError for whatever is wrong with the settings
     or the trace, before the first run where it can be known.
@@ -62,8 +80,8 @@ def run_choices(settings: BenchSettings, choices: list[Choice], *, disable_tqdm:
     if len(set(names)) < len(names):
         raise LibraError(f"two policies have one name ({', '.join(names)}); give yours another: replace(..., name=...)")
     limits = parse_limits(settings.goodput)
-    platform = open_platform(settings)
-    setups = [prepare(settings, platform, seed) for seed in settings.seeds]
+    ground = ground or Ground.of(settings)
+    platform, setups = ground.platform, ground.setups
     policies = [policy for choice in choices for policy in working_candidates(choice, platform, setups, settings)]
     objectives = resolve(limits, platform, setups)
     outcome = BenchOutcome(

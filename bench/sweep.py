@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
@@ -12,7 +13,7 @@ from bench.documents import finite, summary_row, to_json
 from bench.machine import source_revision
 from bench.oracle import find_choice
 from bench.output import file_digest
-from bench.run import run_bench
+from bench.run import Ground, run_bench
 from bench.settings import BenchSettings
 from bench.study_output import replace_text, study_meta, write_study
 from bench.sweep_file import SweepFile
@@ -29,9 +30,10 @@ _LEFT_OUT = ("policy", "seeds")
 @dataclass(frozen=True)
 class Cell:
     """One run. ``values``: what the grid varies, by option name; ``key`` names it among all cells ever: a digest of all
-    its options and of the files they name."""
+    its options and of the files they name. ``ground_key``: the same of all but its policy."""
 
     key: str
+    ground_key: str
     values: Mapping[str, str]
     settings: BenchSettings
 
@@ -45,7 +47,9 @@ def plan_cells(sweep: SweepFile) -> list[Cell]:
         if len(settings.policies) != 1:
             raise LibraError(f"{sweep.path}: policy: list the policies in [grid], one to a cell")
         find_choice(settings.policies[0])
-        cells.append(Cell(_key(sweep.options(values), settings), values, settings))
+        options = sweep.options(values)
+        shared = {name: value for name, value in options.items() if name != "policy"}
+        cells.append(Cell(_key(options, settings), _key(shared, settings), values, settings))
     return cells
 
 
@@ -54,7 +58,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     in its row. Raises KeyboardInterrupt when the run was interrupted."""
     document = {"key": cell.key, "source": source_revision(), "trace_sha256": None, "row": dict[str, Any]()}
     try:
-        outcome = run_bench(cell.settings, disable_tqdm=True)
+        outcome = run_bench(cell.settings, disable_tqdm=True, ground=_ground(cell))
     except LibraError as fault:
         return document | {"row": {FAULT: str(fault)}}
     if outcome.partial:
@@ -67,6 +71,18 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     return document | {"trace_sha256": next(iter(outcome.trace_sha256.values())), "row": finite(row)}
 
 
+def _ground(cell: Cell) -> Ground:
+    """What the cell shares with those that differ from it in their policy alone."""
+    shared = replace(cell.settings, policies=BenchSettings.policies, baseline=None, out=None)
+    return _cached_ground(cell.ground_key, shared)
+
+
+@lru_cache(maxsize=1)
+def _cached_ground(key: str, settings: BenchSettings) -> Ground:
+    """The last one is kept: cells that share it come one after the other. ``key`` tells of files that have changed."""
+    return Ground.of(settings)
+
+
 def is_done(cell: Cell, out: Path) -> bool:
     """Whether ``out`` holds the cell."""
     return _path(out, cell.key).is_file()
@@ -74,7 +90,11 @@ def is_done(cell: Cell, out: Path) -> bool:
 
 def run_cells(cells: Sequence[Cell], out: Path, workers: Workers) -> Iterator[str]:
     """Runs the cells that ``out`` does not hold yet and writes each when it ends; yields its key."""
-    missing = [cell for cell in cells if not is_done(cell, out)]
+    together: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if not is_done(cell, out):
+            together.setdefault(cell.ground_key, []).append(cell)
+    missing = [cell for group in together.values() for cell in group]
     for document in workers.run(run_cell, missing):
         replace_text(_path(out, document["key"]), to_json(document, indent=1) + "\n")
         yield document["key"]

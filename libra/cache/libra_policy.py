@@ -11,6 +11,8 @@ LIBRA = replace(
     summary="fastlibra with learnt time to reuse as ranker, early saves into free host memory, patient admission",
     ranker=ExpectedReuse(),
     write_back="into_free",
-    scheduler="adapter_affinity",
+    scheduler="resident_first",
     max_pass_s=20.0,
+    admits="at_any_time",
+    max_stall_s=0.002,
 )

@@ -14,6 +14,7 @@ import numpy as np
 from libra.cache.adapter_registry import AdapterRegistry
 from libra.cache.holding import Admission, Claim, Holding, Plan
 from libra.cache.memory import ADAPTER, KINDS, KV, SAVE_CHUNK_BLOCKS, CacheMemory, Kind
+from libra.cache.outputs import OutputPeak
 from libra.cache.policy import CachePolicy, Indices
 from libra.cache.pool import RUNNING
 from libra.cache.swapper import Swapper
@@ -49,6 +50,8 @@ class CacheManager:
         self._growth_blocks = max(1, min(SAVE_CHUNK_BLOCKS, memory.region(KV).num_blocks // 256))
         self.holdings: dict[Sequence, Holding] = {}
         self.claims: dict[Sequence, Claim] = {}
+        # Of the admitted requests, where admission asks for it; None when others have been admitted since.
+        self._output_peak: OutputPeak | None = None
         # The kind of block a waiting sequence was last refused for, and the state of the cache then.
         self.refusals: dict[Sequence, tuple[Kind, int]] = {}
         # Loads of adapters that failed; those whose requests the engine has ended go when nothing below is in flight.
@@ -85,6 +88,16 @@ class CacheManager:
         residency = self.memory.tree.residency(self.adapter_node(adapter_id))
         return "hbm" if residency is Residency.SAVING else residency.value
 
+    def has_adapter(self, sequence: Sequence) -> bool:
+        """Whether the adapter of ``sequence`` is in HBM or on its way there."""
+        return int(self.memory.tree.hbm[self.adapter_node(sequence.adapter_id)]) in (PRESENT, LOADING)
+
+    def tokens_to_compute(self, sequence: Sequence) -> int:
+        """Known tokens of ``sequence`` of which neither tier holds the KV."""
+        matchable = (sequence.num_tokens - 1) // self.block_tokens
+        found = self.memory.tree.match(self.adapter_node(sequence.adapter_id), sequence.hashes(matchable)[:matchable])
+        return sequence.num_tokens - len(found) * self.block_tokens
+
     def reason_never_fits(self, adapter_id: str | None, max_tokens: int) -> str | None:
         """Why a request of ``max_tokens`` in all could not run even alone in this cache, or None. Judged per policy."""
         if adapter_id not in self.memory.tree.adapter_nodes:
@@ -101,8 +114,7 @@ class CacheManager:
         return self._kv_room(adapter_id) * self.block_tokens + 1
 
     def _kv_room(self, adapter_id: str | None) -> int:
-        adapter_blocks = int(self.memory.tree.size[self.adapter_node(adapter_id)])
-        return max(self.memory.region(KV).num_blocks - (0 if self.memory.hbm.is_split else adapter_blocks), 0)
+        return max(self.memory.region(KV).num_blocks - self._blocks_beside_kv(adapter_id), 0)
 
     # ---- admission -------------------------------------------------------------------------------------------------
 
@@ -118,21 +130,16 @@ class CacheManager:
         return sequence in self.refusals and self.refusals[sequence][0] == ADAPTER
 
     def _outputs_fit(self, sequence: Sequence) -> bool:
-        """Whether all admitted requests and ``sequence`` can run to their ends without anybody being preempted.
-
-        S-LoRA's test (router/req_queue.py): with requests sorted by what they have left to decode, when the j-th of
-        them ends, the first j hold their present tokens and as many more each; that must fit beside the adapters.
-        """
+        """Whether all admitted requests and ``sequence`` can run to their ends without anybody being preempted."""
         if not self.holdings:
             return True
-        together = [*self.holdings, sequence]
-        together.sort(key=lambda one: one.num_tokens - one.max_tokens)
-        held = np.cumsum([-(-one.num_tokens // self.block_tokens) for one in together])
-        growth = np.array([-(-(one.max_tokens - one.num_tokens) // self.block_tokens) for one in together])
-        peak = int((held + growth * np.arange(1, len(together) + 1)).max())
-        adapters = {self.adapter_node(one.adapter_id) for one in together}
-        taken = 0 if self.memory.hbm.is_split else int(self.memory.tree.size[list(adapters)].sum())
-        return peak + taken <= self.memory.region(KV).num_blocks
+        if self._output_peak is None or not self._output_peak.is_of(self.holdings):
+            self._output_peak = OutputPeak(self.holdings, self.block_tokens, self._blocks_beside_kv)
+        return self._output_peak.blocks_with(sequence) <= self.memory.region(KV).num_blocks
+
+    def _blocks_beside_kv(self, adapter_id: str | None) -> int:
+        """What an adapter takes of the region that KV is in."""
+        return 0 if self.memory.hbm.is_split else int(self.memory.tree.size[self.adapter_node(adapter_id)])
 
     def admit(self, sequence: Sequence) -> Admission:
         """Matches, pins, makes room and starts the loads of ``sequence``; all or nothing.
@@ -263,6 +270,7 @@ class CacheManager:
         kv_loads = list(dict.fromkeys(load for load in on_the_way if load is not None))
         for load in kv_loads if adapter_load is None else [adapter_load, *kv_loads]:
             memory.link.promote(load)
+        self._output_peak = None
         self.holdings[sequence] = Holding(
             adapter_node=plan.adapter_node,
             path=plan.path,
@@ -396,6 +404,7 @@ class CacheManager:
         holding = self.holdings.pop(sequence, None)
         if holding is None:
             return
+        self._output_peak = None
         memory = self.memory
         private = sequence.block_table[len(holding.path) :]
         memory.region(KV).release(private)
@@ -440,10 +449,8 @@ class CacheManager:
             queued = (self.adapter_node(sequence.adapter_id) for sequence in islice(waiting, self.policy.lookahead))
             memory.wanted = dict.fromkeys(queued)
         if self.policy.idle_adapters == "discard":
-            idle = tree.is_adapter & tree.unpinned_in_hbm()
-            if self.policy.dependency:
-                idle &= tree.hbm_children == 0
-            for node in np.flatnonzero(idle).tolist():
+            idle = tree.evictable(leaves_only=self.policy.dependency)
+            for node in idle[tree.is_adapter[idle]].tolist():
                 if node not in memory.wanted:
                     memory.discard(node)
         for node in memory.wanted:

@@ -151,7 +151,7 @@ class CacheMemory:
                 raise RuntimeError(f"no victim left after {gained} of {num_blocks} blocks")
             if self.policy.swap_unit == "branch":
                 victims = self._branch_of(victims[0])
-            gained += int(self.tree.size[victims].sum())
+            gained += sum(self.tree.size[victims].tolist())
             self._leave(victims)
             if self.tree.is_adapter[victims[-1]] and self.ranker.depends_on_adapter_count:
                 self._orders.clear()
@@ -167,9 +167,9 @@ class CacheMemory:
         return order.take(num_blocks, self.tree.size)
 
     def _rank_victims(self, kinds: tuple[bool, bool], now_s: float) -> HbmVictims:
-        candidates = self.tree.unpinned_in_hbm()
+        candidates = self.tree.evictable(leaves_only=self.policy.dependency)
         if not all(kinds):
-            candidates &= self.tree.is_adapter == kinds[1]
+            candidates = candidates[self.tree.is_adapter[candidates] == kinds[1]]
         spared = list(self.wanted) if self.policy.spare_queued else []
         return HbmVictims(self.tree, candidates, self.scores("out"), now_s, self.policy.dependency, spared)
 
@@ -189,28 +189,36 @@ class CacheMemory:
         """Takes victims out of HBM, children before parents: at once, or when they have been saved."""
         tree, now_s = self.tree, self.clock.now()
         nodes = np.array(victims, dtype=np.intp)
-        self.counters.evicted_blocks += int(tree.size[nodes].sum())
+        self.counters.evicted_blocks += sum(tree.size[nodes].tolist())
         self.ranker.on_leave(tree, nodes, now_s)
         if self.evictions is not None:
             self.evictions += [(tree.adapter_ids[int(tree.adapter[node])], tree.labels[node]) for node in victims]
         tree.move(nodes, LEAVING)
-        being_saved = tree.host[nodes] == SAVING
+        on_host = tree.host[nodes]
+        being_saved = on_host == SAVING
         for node in nodes[being_saved].tolist():
             self.link.promote(self.saving[node])
-        unsaved = nodes[(tree.host[nodes] == ABSENT) & (tree.is_adapter[nodes] | self.policy.host_kv_tier)]
-        to_save = self._take_host_room(unsaved.tolist())
-        saved = set(to_save)
-        self._free_hbm([node for node in nodes[~being_saved].tolist() if node not in saved])
+        unsaved = nodes[(on_host == ABSENT) & (tree.is_adapter[nodes] | self.policy.host_kv_tier)]
+        to_save = self._take_host_room(unsaved)
+        if len(to_save) < len(nodes):
+            saved = set(to_save)
+            self._free_hbm([node for node in nodes[~being_saved].tolist() if node not in saved])
         self._save(to_save, Priority.DEMAND)
 
-    def _take_host_room(self, nodes: list[int]) -> list[int]:
+    def _take_host_room(self, nodes: Indices) -> list[int]:
         """Takes host blocks for the first of ``nodes`` for which room can be made; returns those."""
-        tree = self.tree
-        needed = int(tree.host_size[nodes].sum()) if nodes else 0
-        self.make_host_room(needed, spare_adapters=not all(tree.is_adapter[nodes]))
-        region = self.host.kv_region
+        if len(nodes) == 0:
+            return []
+        tree, region = self.tree, self.host.kv_region
+        chosen: list[int] = nodes.tolist()
+        sizes, are_adapters = tree.host_size[nodes].tolist(), tree.is_adapter[nodes].tolist()
+        self.make_host_room(sum(sizes), spare_adapters=not all(are_adapters))
+        if len(chosen) <= region.num_free and not any(are_adapters):
+            for node, block in zip(chosen, region.allocate_each(chosen), strict=True):
+                tree.host_blocks[node] = [block]
+            return chosen
         with_room, free = [], region.num_free
-        for node, size in zip(nodes, tree.host_size[nodes].tolist() if nodes else (), strict=True):
+        for node, size in zip(chosen, sizes, strict=True):
             if size <= free:
                 free -= size
                 tree.host_blocks[node] = region.allocate(size, node)
@@ -260,7 +268,8 @@ class CacheMemory:
     def write_back(self, nodes: list[int], only_free: bool) -> None:
         """Copies KV nodes that have no host copy, in order, to host memory while they stay in HBM. With ``only_free``
         nothing is dropped from host memory for them."""
-        unsaved = [node for node in nodes if self.tree.host[node] == ABSENT]
+        path = np.array(nodes, dtype=np.intp)
+        unsaved = path[self.tree.host[path] == ABSENT]
         if only_free:
             unsaved = unsaved[: self.host.kv_region.num_free]
         self._save(self._take_host_room(unsaved), Priority.PREFETCH)
@@ -301,8 +310,9 @@ class CacheMemory:
 
     def _rank_host_victims(self, now_s: float) -> HostVictims:
         tree = self.tree
-        candidates = (tree.host == PRESENT) & ~(tree.is_adapter & (tree.hbm != ABSENT))
-        return HostVictims(tree, candidates, self.scores("out", "host"), now_s)
+        in_hbm = tree.hbm == PRESENT
+        may_go = (tree.host == PRESENT) & (in_hbm | (tree.children == 0)) & ~(tree.is_adapter & (tree.hbm != ABSENT))
+        return HostVictims(tree, np.flatnonzero(may_go), self.scores("out", "host"), now_s)
 
     def _drop_host(self, victims: list[int]) -> None:
         """Frees host blocks, children before parents; KV that is nowhere else is forgotten."""
@@ -330,8 +340,8 @@ class CacheMemory:
         blocks = [node for node, is_one in zip(nodes, is_adapter, strict=True) if not is_one]
         for node in adapters:
             tree.hbm_blocks[node] = self.region(ADAPTER).allocate(int(tree.size[node]), node)
-        for node in blocks:
-            tree.hbm_blocks[node] = self.region(KV).allocate(1, node)
+        for node, block in zip(blocks, self.region(KV).allocate_each(blocks), strict=True):
+            tree.hbm_blocks[node] = [block]
         entering = np.array(nodes, dtype=np.intp)
         tree.move(entering, LOADING)
         self.ranker.on_enter(tree, entering, self.clock.now(), priority is Priority.PREFETCH)

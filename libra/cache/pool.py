@@ -43,6 +43,13 @@ class Region:
             owners[block] = owner
         return blocks
 
+    def allocate_each(self, owners: Sequence[int]) -> list[int]:
+        """Takes one free block for each of ``owners``. Raises RuntimeError when there are too few: ask first."""
+        blocks = self.allocate(len(owners), RUNNING)[::-1]
+        for block, owner in zip(blocks, owners, strict=True):
+            self._owner[block] = owner
+        return blocks
+
     def release(self, blocks: Sequence[int]) -> None:
         """Returns blocks to the free list. Raises RuntimeError on a block that is free already."""
         owners = self._owner

@@ -13,6 +13,7 @@ An adapter with neither copy is on disk. A KV node with neither is gone; it stay
 import math
 from collections.abc import Sequence
 from enum import Enum
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from libra.tokens import adapter_seed
 
 ROOT = 0
 ABSENT, LOADING, PRESENT, LEAVING, SAVING = 0, 1, 2, 3, 4
+_INSIDE = (LOADING, PRESENT)
 NEVER_VISITED = -30.0  # log visits of an adapter nobody has asked for: finite, and below any real count
 
 
@@ -242,31 +244,45 @@ class DependencyTree:
 
     def move(self, nodes: Indices, state: int) -> None:
         """Moves distinct ``nodes`` to an HBM state and keeps every count that depends on it."""
-        old = self.hbm[nodes]
+        before = self.hbm[nodes]
+        states = set(before.tolist())
+        for old in states:
+            self._move_from(old, state, nodes if len(states) == 1 else nodes[before == old])
+
+    def _move_from(self, old: int, state: int, nodes: Indices) -> None:
+        """The same for nodes that are all in one state."""
         self.hbm[nodes] = state
-        is_adapter, sizes = self.is_adapter[nodes], self.size[nodes]
-        step = int(state in (LOADING, PRESENT)) - ((old == LOADING) | (old == PRESENT)).astype(np.int32)
-        np.add.at(self.hbm_children, self.parent[nodes], step)
-        self.adapters_in_hbm += int(step[is_adapter].sum())
-        present = int(state == PRESENT) - (old == PRESENT).astype(np.int32)
-        leaving = int(state == LEAVING) - (old == LEAVING).astype(np.int32)
-        _add_by_kind(self.evictable_blocks, sizes * present * (self.pins[nodes] == 0), is_adapter)
-        _add_by_kind(self.leaving_blocks, sizes * leaving, is_adapter)
+        step = (state in _INSIDE) - (old in _INSIDE)
+        if step:
+            np.add.at(self.hbm_children, self.parent[nodes], np.int32(step))
+            self.adapters_in_hbm += step * int(np.count_nonzero(self.is_adapter[nodes]))
+        if present := (state == PRESENT) - (old == PRESENT):
+            self._count(self.evictable_blocks, nodes[self.pins[nodes] == 0], present)
+        if leaving := (state == LEAVING) - (old == LEAVING):
+            self._count(self.leaving_blocks, nodes, leaving)
+
+    def _count(self, totals: list[int], nodes: Indices, sign: int) -> None:
+        """Adds the blocks of ``nodes`` to ``totals``, [KV, adapters], or takes them off."""
+        sizes = self.size[nodes].tolist()  # mostly few: Python adds them up sooner than numpy
+        of_adapters = sum(compress(sizes, self.is_adapter[nodes].tolist()))
+        totals[0] += sign * (sum(sizes) - of_adapters)
+        totals[1] += sign * of_adapters
 
     def pin(self, nodes: Indices) -> None:
         """Pins each of ``nodes`` once more."""
-        self._count_evictable(nodes[self.pins[nodes] == 0], -1)
-        self.pins[nodes] += 1
+        pins = self.pins[nodes]
+        self._count_evictable(nodes[pins == 0], -1)
+        self.pins[nodes] = pins + 1
 
     def unpin(self, nodes: Indices) -> None:
         """Takes one pin off each of ``nodes``."""
-        self.pins[nodes] -= 1
-        self._count_evictable(nodes[self.pins[nodes] == 0], +1)
+        pins = self.pins[nodes]
+        self.pins[nodes] = pins - 1
+        self._count_evictable(nodes[pins == 1], +1)
 
     def _count_evictable(self, nodes: Indices, sign: int) -> None:
-        present = nodes[self.hbm[nodes] == PRESENT]
-        if len(present):
-            _add_by_kind(self.evictable_blocks, sign * self.size[present], self.is_adapter[present])
+        if len(nodes):
+            self._count(self.evictable_blocks, nodes[self.hbm[nodes] == PRESENT], sign)
 
     def touch(self, nodes: Indices, now_s: float, visits: int) -> None:
         """Decays the visit counts of ``nodes`` to ``now_s``, adds ``visits`` (0 or 1), and sets their last use."""
@@ -298,6 +314,14 @@ class DependencyTree:
         """Mask of the nodes that eviction may come to, leaves or not."""
         mask: Mask = (self.hbm == PRESENT) & (self.pins == 0) & (self.size > 0)
         return mask
+
+    def evictable(self, leaves_only: bool) -> Indices:
+        """The nodes that eviction may come to, ascending; with ``leaves_only`` those without children in HBM."""
+        nodes = np.flatnonzero(self.hbm == PRESENT)
+        if leaves_only:
+            nodes = nodes[self.hbm_children[nodes] == 0]
+        free: Indices = nodes[(self.pins[nodes] == 0) & (self.size[nodes] > 0)]
+        return free
 
     def host_frontier(self) -> Mask:
         """Mask of the nodes only host memory holds whose parent is in HBM (invariant 3)."""
@@ -351,10 +375,3 @@ class DependencyTree:
 def _none(nodes: Indices, bad: Mask, fault: str) -> None:
     if bad.any():
         raise AssertionError(f"node {int(nodes[bad][0])} {fault}")
-
-
-def _add_by_kind(totals: list[int], amounts: npt.NDArray[np.int32], is_adapter: Mask) -> None:
-    """Adds up ``amounts`` into ``totals``: [KV, adapters]."""
-    of_kv, of_adapters = np.bincount(is_adapter, weights=amounts, minlength=2)  # one call: these arrays are short
-    totals[0] += int(of_kv)
-    totals[1] += int(of_adapters)

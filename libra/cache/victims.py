@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from libra.cache.policy import Indices, Scores
-from libra.cache.tree import ABSENT, PRESENT, ROOT, DependencyTree, Mask
+from libra.cache.tree import ABSENT, PRESENT, ROOT, DependencyTree
 
-# How many candidates are sorted at once; the rest stay partitioned until they are needed.
-RUN_LENGTH = 64
+# How many candidates are sorted at first, and how many times more each time after that; the rest stays unsorted until
+# it is needed. Most ticks take few.
+RUN_LENGTH = 16
+RUN_GROWTH = 4
 # How many ancestors of a parent that has become a leaf are scored along with it.
 LINEAGE_LENGTH = 8
 
@@ -23,36 +25,31 @@ Score = Callable[[Indices], Scores]
 class VictimOrder(ABC):
     """Candidates ranked once and taken in batches.
 
-    Only leaves may go (``_children``), unless exempt; so leaves alone are scored at first, and their ancestors when
-    those become leaves. ``_eligible`` is asked when a node's turn comes, so one that was pinned, used or moved since is
+    Only leaves may go (``_children``), unless exempt; so those alone are scored at first, and their ancestors when they
+    become leaves. ``_eligible`` is asked when a node's turn comes, so one that was pinned, used or moved since is
     passed over.
 
     Scores age: the owner makes a new order every swapper interval, as the paper re-evaluates every 100 ms.
     """
 
-    def __init__(self, tree: DependencyTree, candidates: Mask, score: Score, made_s: float) -> None:
-        """``candidates``: mask of the nodes that may leave, leaves or not. ``score``: any node's, as of ``made_s``."""
+    def __init__(self, tree: DependencyTree, candidates: Indices, score: Score, made_s: float) -> None:
+        """``candidates``: the nodes that may leave before any other has. ``score``: any node's, as of ``made_s``."""
         self.made_s = made_s
         self._tree = tree
         self._score = score
-        nodes = np.flatnonzero(candidates & (self._exempt() | (self._children() == 0)))
-        self._runs = self._sorted_runs(nodes)
+        self._runs = self._sorted_runs(candidates)
         self._run: list[Rank] = []
         self._next = 0
         self._joined: list[Rank] = []
-        self._lineage_scores: dict[int, float] = {}
+        self._lineage_scores: dict[int, tuple[float, int]] = {}
 
     @abstractmethod
     def _children(self) -> npt.NDArray[np.int32]:
         """The column of the tree that counts what keeps a node from leaving."""
 
     @abstractmethod
-    def _exempt(self) -> Mask:
-        """Mask of the nodes that may leave before their children."""
-
-    @abstractmethod
     def _is_exempt(self, node: int) -> bool:
-        """The same, of one node."""
+        """Whether ``node`` may leave before its children."""
 
     @abstractmethod
     def _eligible(self, node: int) -> bool:
@@ -71,26 +68,28 @@ class VictimOrder(ABC):
 
         The caller makes them leave before it asks again. Empty when no candidate is left.
         """
-        tree, gained = self._tree, 0
-        children = self._children()
+        gained, children = 0, self._children()
+        parents, is_adapter = self._tree.parent, self._tree.is_adapter
         victims: dict[int, None] = {}
         leaving_children: dict[int, int] = {}
         while gained < num_blocks:
             rank = self._pop()
             if rank is None:
                 break
-            node, is_exempt = rank[-1], self._is_exempt(rank[-1])
-            is_leaf = is_exempt or children[node] == leaving_children.get(node, 0)
-            if node in victims or not is_leaf:  # a parent joins once for each child that leaves
+            node = rank[-1]
+            if node in victims:  # a parent joins once for each child that leaves
+                continue
+            is_exempt = self._is_exempt(node)
+            if not is_exempt and children[node] != leaving_children.get(node, 0):
                 continue
             if self._group(node) != rank[0] or not self._eligible(node):
                 continue
             victims[node] = None
             gained += int(sizes[node])
-            if tree.is_adapter[node]:
+            if is_adapter[node]:
                 break
             if not is_exempt:
-                parent = int(tree.parent[node])
+                parent = int(parents[node])
                 leaving_children[parent] = leaving_children.get(parent, 0) + 1
                 heapq.heappush(self._joined, self._rank(parent))
         return list(victims)
@@ -113,21 +112,24 @@ class VictimOrder(ABC):
             lineage, parents = [node], self._tree.parent
             while len(lineage) < LINEAGE_LENGTH and (ancestor := int(parents[lineage[-1]])) != ROOT:
                 lineage.append(ancestor)
-            scores = self._score(np.array(lineage, dtype=np.intp))
-            self._lineage_scores.update(zip(lineage, scores.tolist(), strict=True))
-        return (self._group(node), self._lineage_scores[node], -int(self._tree.depth[node]), node)
+            nodes = np.array(lineage, dtype=np.intp)
+            places = zip(self._score(nodes).tolist(), (-self._tree.depth[nodes]).tolist(), strict=True)
+            self._lineage_scores.update(zip(lineage, places, strict=True))
+        return (self._group(node), *self._lineage_scores[node], node)
 
     def _sorted_runs(self, nodes: Indices) -> Iterator[list[Rank]]:
         """The ranks of ``nodes`` in order, a run at a time. Scores are taken at once, sorting waits until it is due."""
         groups = [(group, members, self._score(members)) for group, members in enumerate(self._groups(nodes))]
 
         def runs() -> Iterator[list[Rank]]:
+            length = RUN_LENGTH
             for group, rest, scores in groups:
-                while len(rest) > RUN_LENGTH:
+                while len(rest) > length:
                     # What ties with the boundary belongs to the run too, or ties would fall by partition order.
-                    lowest = scores <= np.partition(scores, RUN_LENGTH)[RUN_LENGTH]
+                    lowest = scores <= np.partition(scores, length)[length]
                     yield self._sorted(group, rest[lowest], scores[lowest])
                     rest, scores = rest[~lowest], scores[~lowest]
+                    length *= RUN_GROWTH
                 if len(rest):
                     yield self._sorted(group, rest, scores)
 
@@ -146,7 +148,7 @@ class HbmVictims(VictimOrder):
     def __init__(
         self,
         tree: DependencyTree,
-        candidates: Mask,
+        candidates: Indices,
         score: Score,
         made_s: float,
         dependency: bool,
@@ -159,9 +161,6 @@ class HbmVictims(VictimOrder):
 
     def _children(self) -> npt.NDArray[np.int32]:
         return self._tree.hbm_children
-
-    def _exempt(self) -> Mask:
-        return np.full(self._tree.capacity, not self._dependency)
 
     def _is_exempt(self, node: int) -> bool:
         return not self._dependency
@@ -185,10 +184,6 @@ class HostVictims(VictimOrder):
 
     def _children(self) -> npt.NDArray[np.int32]:
         return self._tree.children
-
-    def _exempt(self) -> Mask:
-        exempt: Mask = self._tree.hbm == PRESENT
-        return exempt
 
     def _is_exempt(self, node: int) -> bool:
         return bool(self._tree.hbm[node] == PRESENT)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import chain, repeat
 
 import numpy as np
 
@@ -14,8 +15,9 @@ from libra.engine.link import Transfer
 from libra.engine.queueing_choice import choose_queueing
 from libra.engine.record import RequestRecord
 from libra.engine.scheduler import Scheduler
-from libra.engine.sequence import SamplingParams, Sequence, SequenceState, TokenLogprobs
+from libra.engine.sequence import NO_TOKEN, NOT_FINITE, SamplingParams, Sequence, SequenceState, TokenLogprobs
 from libra.engine.timeline import Timeline
+from libra.engine.upcoming import Upcoming
 from libra.request import Request
 from libra.spec import AdapterSpec
 from libra.tokens import prompt_tokens, replayed_output
@@ -46,6 +48,10 @@ class Engine:
         self._tick_s = manager.memory.interval_s
         self._num_ticks = 0
         self._num_samples = 0
+        # Requests of a replay that have not arrived yet: those that arrive while a step computes are taken from here.
+        self.upcoming = Upcoming(())
+        if manager.policy.admits == "at_any_time":
+            executor.while_busy = self._admit_until
 
     # ---- requests --------------------------------------------------------------------------------------------------
 
@@ -130,6 +136,19 @@ class Engine:
         self._commit(batch, result)
         return True
 
+    def _admit_until(self, end_s: float) -> None:
+        """Admits whoever can be while the device computes until ``end_s``: at each arrival and end of a transfer."""
+        while True:
+            transfer_s = self.manager.memory.link.next_completion_s()
+            event_s = min(self.upcoming.next_arrival_s, math.inf if transfer_s is None else transfer_s)
+            if event_s >= end_s:
+                return
+            self.clock.advance_to(event_s)
+            self.manager.collect()
+            for request in self.upcoming.take(event_s):
+                self.submit(request)
+            self.scheduler.admit_ahead()
+
     def _give_up_failed_loads(self) -> None:
         """Ends every request of an adapter that could not be read: none of them can go on without it."""
         for load in self.manager.failed_loads:
@@ -168,35 +187,39 @@ class Engine:
 
     def _max_steps(self, batch: StepBatch) -> int:
         """How many identical decode steps there are before a sequence ends or fills its last block."""
-        if batch.prefill or not self.config.jump or any(s.sampling.stop_token_ids for s in batch.decode):
-            return 1
-        if not self.scheduler.is_settled(batch):
+        if batch.prefill or not self.config.jump or not self.scheduler.is_settled(batch):
             return 1
         block_tokens = self.config.block_tokens
-        return min(
-            min(s.max_tokens - s.num_tokens, len(s.block_table) * block_tokens - s.num_computed) for s in batch.decode
-        )
+        to_end = min([s.max_tokens - s.num_tokens for s in batch.decode])
+        to_full_block = min([len(s.block_table) * block_tokens - s.num_computed for s in batch.decode])
+        return 1 if any(s.may_stop for s in batch.decode) else min(to_end, to_full_block)
 
     def _commit(self, batch: StepBatch, result: StepResult) -> None:
         """Books the computed tokens: appends, shares full blocks, ends what is complete."""
-        sampled, logprobs = iter(result.tokens), iter(result.logprobs)
-        for sequence in batch.decode:
-            sequence.num_computed += len(result.step_ends)
-            if sequence.num_computed % self.config.block_tokens == 0:
+        step_ends, block_tokens = result.step_ends, self.config.block_tokens
+        sampled, logprobs = chain(result.tokens, repeat(0)), chain(result.logprobs, repeat(None))
+        for sequence, token, likely in zip(batch.decode, sampled, logprobs, strict=False):
+            sequence.num_computed += len(step_ends)
+            if sequence.num_computed % block_tokens == 0:
                 self.manager.commit(sequence)
-            self._append(sequence, result.step_ends, next(sampled, 0), next(logprobs, None))
+            self._append(sequence, step_ends, token, likely)
         for chunk in batch.prefill:
             yields_token = chunk.is_last
             chunk.sequence.num_computed += chunk.num_tokens
             self.manager.commit(chunk.sequence)
             if yields_token:
-                self._append(chunk.sequence, result.step_ends, next(sampled, 0), next(logprobs, None))
+                self._append(chunk.sequence, step_ends, next(sampled), next(logprobs))
 
     def _append(self, sequence: Sequence, step_ends: list[float], token: int, logprobs: TokenLogprobs | None) -> None:
+        if token == NO_TOKEN and sequence.recorded_output is None:
+            sequence.record.reason = NOT_FINITE
+            self.scheduler.remove(sequence)
+            self._close(sequence, SequenceState.FAILED)
+            return
         sequence.append(token, len(step_ends))
         if logprobs is not None:
             sequence.logprobs.append(logprobs)
-        sequence.token_times.extend(step_ends)
+        sequence.token_times += step_ends
         record = sequence.record
         if record.first_token_s is None:
             record.first_token_s = step_ends[0]

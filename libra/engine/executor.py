@@ -1,6 +1,7 @@
 """The contract between the engine and whatever computes a step."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -51,7 +52,14 @@ class StepResult(NamedTuple):
 
 
 class Executor(ABC):
-    """Computes steps. It reads sequences and blocks, writes KV, and never changes scheduler or cache state."""
+    """Computes steps. It reads sequences and blocks, writes KV, and never changes scheduler or cache state.
+
+    ``while_busy``, if set, is called with the time at which the step under way ends, before the executor waits for it;
+    meanwhile requests are admitted, which touches nothing that the step reads or writes. Executors that do not know the
+    time, or compute in the engine's own thread, need not call it.
+    """
+
+    while_busy: Callable[[float], None] | None = None
 
     @abstractmethod
     def execute(self, batch: StepBatch, max_steps: int, until_s: float) -> StepResult:
@@ -82,6 +90,11 @@ class Executor(ABC):
     @abstractmethod
     def remove_adapter(self, adapter_id: str) -> None:
         """Tells that no later batch uses an adapter; its id may come back for other weights."""
+
+    @property
+    def fallback(self) -> str | None:
+        """Why steps are computed in another way than was asked for, None where they are not."""
+        return None
 
     @abstractmethod
     def describe(self) -> str:

@@ -5,9 +5,9 @@ from libra.cache.memory import KV
 from libra.engine.config import EngineConfig
 from libra.engine.executor import Executor
 from libra.engine.queueing import FirstComeFirstServed, Queueing
-from libra.engine.queueing_affinity import AdapterAffinity
 from libra.engine.queueing_multi import MultiQueue
 from libra.engine.queueing_rank import RankAware
+from libra.engine.queueing_resident import ResidentFirst
 
 
 def choose_queueing(config: EngineConfig, manager: CacheManager, executor: Executor) -> Queueing:
@@ -25,8 +25,8 @@ def choose_queueing(config: EngineConfig, manager: CacheManager, executor: Execu
 
     if policy.scheduler == "rank_aware":
         return RankAware(executor, rank_of, list(manager.adapters), policy.max_pass_s, config.max_scan)
-    if policy.scheduler == "adapter_affinity":
-        return AdapterAffinity(policy.max_pass_s, config.max_scan)
+    if policy.scheduler == "resident_first":
+        return ResidentFirst(manager.has_adapter, manager.tokens_to_compute, policy.max_pass_s, config.max_scan)
     if policy.scheduler == "multi_queue":
         total_tokens = memory.region(KV).num_blocks * config.block_tokens
         return MultiQueue(memory.clock, total_tokens, blocks_of, policy.max_pass_s, config.max_scan)

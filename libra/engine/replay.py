@@ -33,7 +33,7 @@ def replay(
     """
     if engine.manager.memory.ranker.needs_future:
         foretell(engine, requests, future)
-    upcoming = Upcoming(requests)
+    upcoming = engine.upcoming = Upcoming(requests)
     complete = True
     try:
         _run(engine, upcoming, on_progress)

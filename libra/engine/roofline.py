@@ -16,7 +16,7 @@ ESTIMATED_CONTEXT = 512
 
 class StepDemand(NamedTuple):
     """What a step asks of a device; ``Profile`` says what each of it costs. ``context_tokens``: those whose KV is
-    read."""
+    read; ``adapter_chunks``: distinct adapters among the prefill chunks."""
 
     flops: float
     num_bytes: float
@@ -24,6 +24,7 @@ class StepDemand(NamedTuple):
     adapter_bytes: float
     sequences: int
     context_tokens: float
+    adapter_chunks: int = 0
 
 
 class RooflineExecutor(Executor):
@@ -53,35 +54,39 @@ class RooflineExecutor(Executor):
         del self._adapter_bytes[adapter_id], self._adapter_flops[adapter_id]
 
     def execute(self, batch: StepBatch, max_steps: int, until_s: float) -> StepResult:
-        context = sum(sequence.num_computed + 1 for sequence in batch.decode)
-        size = len(batch.decode)
-        adapters = self._adapter_seconds(batch)
         now_s = self._clock.now()
-        ends: list[float] = []
         if batch.prefill:
-            seconds = self._step_seconds(*self._mixed_work(batch, context)) + adapters
-            cold = self._cold_adapters(batch)
-            ends.append(step_end_s(now_s, seconds, self._num_layers, cold) if cold else now_s + seconds)
+            cold, seconds = self._cold_adapters(batch), self.seconds(batch)
+            ends = [step_end_s(now_s, seconds, self._num_layers, cold) if cold else now_s + seconds]
         else:
-            while len(ends) < max_steps and (not ends or now_s < until_s):
-                now_s += self._step_seconds(size, size, context, context, size) + adapters
-                ends.append(now_s)
-                context += size
+            ends = self._decode_ends(batch, now_s, max_steps, until_s)
+        if self.while_busy is not None:
+            self.while_busy(ends[-1])
         self._clock.advance_to(ends[-1])
         return StepResult(ends, [])
 
+    def _decode_ends(self, batch: StepBatch, now_s: float, max_steps: int, until_s: float) -> list[float]:
+        """When each of up to ``max_steps`` steps over ``batch`` ends, if none starts at or after ``until_s``."""
+        size, context = len(batch.decode), _decode_context(batch)
+        adapters_s = self._adapter_seconds(batch)
+        ends: list[float] = []
+        while len(ends) < max_steps and (not ends or now_s < until_s):
+            now_s += self._step_seconds(size, size, context, context, size) + adapters_s
+            ends.append(now_s)
+            context += size
+        return ends
+
     def seconds(self, batch: StepBatch) -> float:
         """What one step over ``batch`` takes when its adapters are in HBM. The clock stays where it is."""
-        context = sum(sequence.num_computed + 1 for sequence in batch.decode)
-        return self._step_seconds(*self._mixed_work(batch, context)) + self._adapter_seconds(batch)
+        work = self._mixed_work(batch, _decode_context(batch))
+        return self._step_seconds(*work) + self._adapter_seconds(batch)
 
     def demand(self, batch: StepBatch) -> StepDemand:
         """What one step over ``batch`` asks for: what a profile is fitted to."""
-        context = sum(sequence.num_computed + 1 for sequence in batch.decode)
-        tokens, samples, read, pairs, sequences = self._mixed_work(batch, context)
+        tokens, samples, read, pairs, sequences = self._mixed_work(batch, _decode_context(batch))
         flops, moved = self._flops_and_bytes(tokens, samples, read, pairs)
         adapter_flops, adapter_bytes = self._product_work(_tokens_by_adapter(batch))
-        return StepDemand(flops, moved, adapter_flops, adapter_bytes, sequences, read)
+        return StepDemand(flops, moved, adapter_flops, adapter_bytes, sequences, read, _chunk_adapters(batch))
 
     def _mixed_work(self, batch: StepBatch, decode_context: int) -> tuple[int, int, float, float, int]:
         """Tokens, samples, KV tokens read, attention pairs and sequences of prefill chunks and decodes together. A
@@ -121,10 +126,13 @@ class RooflineExecutor(Executor):
         return cold
 
     def _adapter_seconds(self, batch: StepBatch) -> float:
-        return self._product_seconds(_tokens_by_adapter(batch))
+        seconds = self._product_seconds(_tokens_by_adapter(batch))
+        if batch.prefill and self._profile.adapter_chunk_s:
+            seconds += _chunk_adapters(batch) * self._profile.adapter_chunk_s
+        return seconds
 
     def _product_seconds(self, tokens: dict[str | None, int]) -> float:
-        if not any(adapter is not None for adapter in tokens):
+        if not tokens or tokens.keys() == {None}:
             return 0.0
         profile = self._profile
         flops, moved = self._product_work(tokens)
@@ -133,9 +141,12 @@ class RooflineExecutor(Executor):
     def _product_work(self, tokens: dict[str | None, int]) -> tuple[float, float]:
         """Flops and bytes: each distinct adapter's weights are read once, and each token is multiplied with its own
         adapter's."""
-        used = {adapter: count for adapter, count in tokens.items() if adapter is not None}
-        flops = sum(count * self._adapter_flops[adapter] for adapter, count in used.items())
-        return flops, sum(self._adapter_bytes[adapter] for adapter in used)
+        flops = moved = 0.0
+        for adapter, count in tokens.items():
+            if adapter is not None:
+                flops += count * self._adapter_flops[adapter]
+                moved += self._adapter_bytes[adapter]
+        return flops, moved
 
     def prefill_seconds(self, num_tokens: int) -> float:
         """The added cost of so many tokens in a step that runs anyway."""
@@ -150,6 +161,16 @@ class RooflineExecutor(Executor):
 
     def describe(self) -> str:
         return f"simulated on {self._profile.name} ({self._profile.source})"
+
+
+def _decode_context(batch: StepBatch) -> int:
+    """Tokens whose KV one step of the decoding sequences reads, the new ones among them."""
+    return sum([sequence.num_computed for sequence in batch.decode]) + len(batch.decode)
+
+
+def _chunk_adapters(batch: StepBatch) -> int:
+    """Distinct adapters among the prefill chunks."""
+    return len({chunk.sequence.request.adapter for chunk in batch.prefill} - {None})
 
 
 def _tokens_by_adapter(batch: StepBatch) -> dict[str | None, int]:

@@ -10,7 +10,7 @@ from libra.cache.manager import CacheManager
 from libra.engine.cold_start import first_layer_s
 from libra.engine.config import EngineConfig
 from libra.engine.executor import PrefillChunk, StepBatch
-from libra.engine.link import Transfer
+from libra.engine.link import Direction, Transfer
 from libra.engine.queueing import Queueing, has_waited
 from libra.engine.sequence import Sequence, SequenceState
 
@@ -42,17 +42,21 @@ class Scheduler:
         preemptions = self.num_preemptions
         self._start_loaded()
         budget = self._schedule_decodes(batch, self.config.max_num_batched_tokens)
-        budget = self._schedule_prefills(batch, self.running, budget)
+        if len(self.running) > len(batch.decode):
+            budget = self._schedule_prefills(batch, self.running, budget)
         if self.num_preemptions == preemptions:
-            self._admit(batch, budget)
+            budget = self._admit(batch, budget)
+            self._await_loads(batch, budget)
         self.manager.look_ahead(self.waiting)
         if self.manager.policy.starts_cold:
             self._note_cold(batch)
         return batch
 
     def is_settled(self, batch: StepBatch) -> bool:
-        """Whether the step after ``batch`` is the same unless something happens before: nobody can be admitted, and no
-        running sequence sits out for want of a block that can be had since."""
+        """Whether the step after ``batch`` is the same unless something happens before: nobody can be admitted, no
+        running sequence sits out for want of a block that can be had since, and no load may be worth a wait by then."""
+        if self.loading and self.manager.policy.max_stall_s:
+            return False
         sitting_out = len(self.running) - len(batch.decode) - len(batch.prefill)
         return not self._may_admit() and not (sitting_out and self.manager.can_grow())
 
@@ -60,7 +64,7 @@ class Scheduler:
 
     def _schedule_decodes(self, batch: StepBatch, budget: int) -> int:
         """One token for every sequence past its prefill; preempts the youngest when a block is nowhere to be had."""
-        starts_cold = self.manager.policy.starts_cold
+        starts_cold, block_tokens = self.manager.policy.starts_cold, self.config.block_tokens
         for sequence in list(self.running):
             if not sequence.is_decoding or sequence.state is not SequenceState.RUNNING:
                 continue
@@ -68,7 +72,8 @@ class Scheduler:
                 return 0
             if starts_cold and self.manager.holdings[sequence].adapter_is_coming:
                 continue
-            if self._make_room(sequence, batch):
+            has_room = sequence.num_computed < len(sequence.block_table) * block_tokens
+            if has_room or self._make_room(sequence, batch):
                 batch.decode.append(sequence)
                 budget -= 1
         return budget
@@ -123,10 +128,18 @@ class Scheduler:
         """Who may be tried now, best first."""
         return islice(self.queueing.order(self.waiting, self.manager.memory.clock.now()), self.config.max_scan)
 
-    def _admit(self, batch: StepBatch, budget: int) -> None:
-        """Admits from the queue in order; requests may pass one that does not fit for ``max_pass_s`` at most."""
+    def admit_ahead(self) -> None:
+        """Admits while a step computes: loads and saves need not wait for its end. Nobody is admitted for whom the next
+        step has no tokens left."""
+        started = [*self.running, *self.loading]
+        ahead = sum([one.num_tokens - one.num_computed for one in started if not one.is_decoding])
+        self._admit(StepBatch(), max(self.config.max_num_batched_tokens - ahead, 0))
+
+    def _admit(self, batch: StepBatch, budget: int) -> int:
+        """Admits from the queue in order; requests may pass one that does not fit for ``max_pass_s`` at most. Returns
+        what is left of the step's ``budget`` of tokens."""
         if not self._may_admit():
-            return
+            return budget
         blocked: list[Sequence] = []
         for sequence in list(self._candidates()):
             if budget == 0 or len(self.running) + len(self.loading) >= self.config.max_num_seqs:
@@ -145,11 +158,29 @@ class Scheduler:
                     self._withdraw_claims_behind(sequence, blocked)
                     break
                 blocked.append(sequence)
+        return budget
+
+    def _await_loads(self, batch: StepBatch, budget: int) -> None:
+        """Holds the step back for loads that end within ``max_stall_s``, all together, and lets those who needed them
+        join it."""
+        manager, limit_s = self.manager, self.manager.policy.max_stall_s
+        link, clock = manager.memory.link, manager.memory.clock
+        if not (limit_s and batch and self.loading and budget) or link.queue_seconds(Direction.IN, 0) > limit_s:
+            return
+        began_s = clock.now()
+        for sequence in self.loading:
+            holding = manager.holdings[sequence]
+            for load in (holding.adapter_load, *holding.kv_loads):
+                if load is not None and load.direction is Direction.IN:
+                    link.wait(load)
+        manager.collect()
+        self.stall_s += clock.now() - began_s
+        self._schedule_started(batch, self._start_loaded(), budget)
 
     def _may_admit(self) -> bool:
         """Whether anybody in the queue has not been refused in this state of the cache and may be tried, or stands
         before claims that must be withdrawn."""
-        if len(self.running) + len(self.loading) >= self.config.max_num_seqs:
+        if not self.waiting or len(self.running) + len(self.loading) >= self.config.max_num_seqs:
             return False
         claims_ahead = 0
         for sequence in self._candidates():
@@ -257,6 +288,8 @@ class Scheduler:
     def _start_loaded(self) -> list[Sequence]:
         """Moves sequences whose loads have ended to running, and returns them."""
         started: list[Sequence] = []
+        if not self.loading:
+            return started
         now_s = self.manager.memory.clock.now()
         for sequence in list(self.loading):
             holding = self.manager.holdings[sequence]

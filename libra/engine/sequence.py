@@ -8,6 +8,10 @@ from libra.engine.record import RequestRecord
 from libra.request import Request
 from libra.tokens import Tokens, adapter_seed, extend_block_hashes
 
+# What a sampler draws where the logits are not finite, and what the request then fails with.
+NO_TOKEN = -1
+NOT_FINITE = "the model's output is not finite; look at the adapter's weights"
+
 
 class SequenceState(Enum):
     WAITING = "waiting"
@@ -53,6 +57,9 @@ class Sequence:
     have their KV in the blocks of ``block_table`` (token ``i`` in block ``i // block_tokens``). When
     ``recorded_output`` is given, its tokens are appended whatever the model says (a trace replay).
 
+    ``max_tokens`` is prompt and output together: the longest this sequence gets. ``may_stop``: a stop token can end it
+    earlier, which never happens in a replay.
+
     ``phase_start_s`` is when the current part of TTFT began, ``evict_wait_since_s`` when the wait for saves did,
     ``first_passed_s`` when another request was first admitted before this one.
     """
@@ -65,6 +72,8 @@ class Sequence:
     state: SequenceState = SequenceState.WAITING
 
     num_prompt_tokens: int = field(init=False)
+    max_tokens: int = field(init=False)
+    may_stop: bool = field(init=False)
     num_tokens: int = field(init=False)
     num_computed: int = 0
     block_hashes: list[int] = field(default_factory=list)
@@ -82,6 +91,8 @@ class Sequence:
     def __post_init__(self) -> None:
         request = self.request
         self.num_prompt_tokens = self.num_tokens = request.num_prompt_tokens
+        self.max_tokens = self.num_prompt_tokens + request.output_tokens
+        self.may_stop = bool(self.sampling.stop_token_ids) and self.recorded_output is None
         if self.recorded_output is not None:
             self.tokens[self.num_tokens : self.max_tokens] = self.recorded_output
         self.phase_start_s = request.arrival_s
@@ -103,11 +114,6 @@ class Sequence:
     def num_output_tokens(self) -> int:
         return self.num_tokens - self.num_prompt_tokens
 
-    @property
-    def max_tokens(self) -> int:
-        """Prompt and output together: the longest this sequence gets."""
-        return self.num_prompt_tokens + self.request.output_tokens
-
     def hashes(self, num_blocks: int) -> list[int]:
         """Labels of at least the first ``num_blocks`` full blocks; made on first use and kept."""
         if len(self.block_hashes) < num_blocks:
@@ -123,15 +129,14 @@ class Sequence:
     @property
     def is_complete(self) -> bool:
         """The length limit is reached, or the last token ends the answer."""
-        return self.num_tokens == self.max_tokens or self.is_stopped
+        return self.num_tokens == self.max_tokens or (self.may_stop and self.is_stopped)
 
     @property
     def is_stopped(self) -> bool:
-        """The last generated token is one of the stop tokens. Never so in a replay."""
-        stops = self.sampling.stop_token_ids
-        if not stops or self.recorded_output is not None or self.num_output_tokens <= self.sampling.min_tokens:
+        """The last generated token is one of the stop tokens."""
+        if not self.may_stop or self.num_output_tokens <= self.sampling.min_tokens:
             return False
-        return int(self.tokens[self.num_tokens - 1]) in stops
+        return int(self.tokens[self.num_tokens - 1]) in self.sampling.stop_token_ids
 
     def append(self, token: int, count: int = 1) -> None:
         """Adds the next token: ``token``, unless a replay has the recorded one, or the next ``count``, in place."""

@@ -70,6 +70,8 @@ class SimulatedLink(Link):
             transfer.priority = Priority.DEMAND
 
     def poll(self) -> list[Transfer]:
+        if not self._num_pending:
+            return []
         now_s = self._clock.now()
         for channel in self._channels.values():
             self._advance(channel, now_s)
@@ -87,6 +89,8 @@ class SimulatedLink(Link):
         return done
 
     def next_completion_s(self) -> float | None:
+        if not self._num_pending:
+            return None
         busy = [channel.busy_until_s for channel in self._channels.values() if channel.in_service is not None]
         return min(busy, default=None)
 

@@ -1,10 +1,10 @@
 """Samples of what HBM is used for."""
 
 import numpy as np
-import numpy.typing as npt
 
 from libra.cache.manager import CacheManager
-from libra.cache.tree import LEAVING, LOADING, PRESENT, ROOT
+from libra.cache.policy import Indices
+from libra.cache.tree import LEAVING, LOADING, PRESENT, Mask
 
 COLUMNS = (
     "time_s",
@@ -36,33 +36,34 @@ class Timeline:
     def measure(self, now_s: float, waiting: int, running: int) -> dict[str, float]:
         """The state at ``now_s``. ``invalid_blocks`` are history KV in HBM without their adapter or prefix."""
         memory = self._manager.memory
-        tree, size = memory.tree, memory.tree.size
-        present = tree.hbm == PRESENT
-        kv = ~tree.is_adapter
-        pinned = tree.pins > 0
-        history = present & kv & ~pinned
+        tree = memory.tree
+        nodes = np.flatnonzero(tree.hbm)  # all but the absent: most nodes are on the host
+        state, size = tree.hbm[nodes], tree.size[nodes]
+        is_adapter, pinned = tree.is_adapter[nodes], tree.pins[nodes] > 0
+        present, loading = state == PRESENT, state == LOADING
+        history = present & ~is_adapter & ~pinned
         private = sum(holding.num_private for holding in self._manager.holdings.values())
         values = (
             now_s,
-            size[(present | (tree.hbm == LOADING)) & tree.is_adapter].sum(),
+            size[(present | loading) & is_adapter].sum(),
             size[history].sum(),
-            size[present & kv & pinned].sum() + private,
-            size[(tree.hbm == LEAVING) | ((tree.hbm == LOADING) & kv)].sum(),
+            size[present & ~is_adapter & pinned].sum() + private,
+            size[(state == LEAVING) | (loading & ~is_adapter)].sum(),
             memory.hbm.num_free,
             memory.host.num_blocks - memory.host.num_free,
-            size[history & ~self._usable(present)].sum(),
+            size[history & ~self._usable(nodes)].sum(),
             tree.adapters_in_hbm,
             waiting,
             running,
         )
         return {name: float(np.asarray(value)) for name, value in zip(COLUMNS, values, strict=True)}
 
-    def _usable(self, present: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Mask of nodes that can be used where they are. Under the dependency rule a parent in HBM is enough, since the
-        same is asked of the parent; otherwise the whole path is looked at."""
+    def _usable(self, nodes: Indices) -> Mask:
+        """Which of ``nodes``, that are in HBM, can be used where they are. Under the dependency rule a parent in HBM is
+        enough, since the same is asked of the parent; otherwise the whole path is looked at."""
         tree = self._manager.memory.tree
         if not self._manager.policy.dependency:
-            return tree.usable_in_hbm()
-        in_hbm = present | (tree.hbm == LOADING)
-        usable: npt.NDArray[np.bool_] = in_hbm & (in_hbm[tree.parent] | (tree.parent == ROOT))
+            return tree.usable_in_hbm()[nodes]
+        parents = tree.hbm[tree.parent[nodes]]  # the root is always present
+        usable: Mask = (parents == PRESENT) | (parents == LOADING)
         return usable

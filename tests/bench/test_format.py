@@ -21,6 +21,7 @@ from bench.format import MISSING, compact, count, half_width, times, with_interv
         (6_789_000, "6.79M"),
         (2.5e9, "2.50G"),
         (-45.67, "-45.7"),
+        (-0.0004, "0.000"),
         (None, MISSING),
         (math.nan, MISSING),
         (math.inf, MISSING),

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from bench.cli import main
+from bench.run import Ground
+from bench.settings import BenchSettings
 from bench.statistics import Estimate
 from bench.sweep import plan_cells
 from bench.sweep_file import read_sweep
@@ -164,6 +166,22 @@ def test_local_cores_write_the_same_rows(tmp_path: Path, capsys: pytest.CaptureF
     for jobs in (1, 2):
         assert run(capsys, path, "--out", tmp_path / str(jobs), "--jobs", jobs)[0] == 0
     assert (tmp_path / "1" / "sweep.csv").read_bytes() == (tmp_path / "2" / "sweep.csv").read_bytes()
+
+
+def test_cells_that_differ_in_policy_alone_share_one_trace(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def of(settings: BenchSettings) -> Ground:
+        made.append(settings.seed)
+        return made_by(settings)
+
+    made_by = Ground.of
+    monkeypatch.setattr(Ground, "of", of)
+    sweep = written(tmp_path, SWEEP.replace("[3, 6]", "[3]"))
+    assert run(capsys, sweep, "--out", tmp_path / "out")[0] == 0
+    assert sorted(made) == [0, 1]  # four cells: two policies of two seeds, the policies not next to each other
 
 
 def test_the_table_alone_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

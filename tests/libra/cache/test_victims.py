@@ -23,9 +23,8 @@ def forest(parents: list[int]) -> tuple[DependencyTree, list[int]]:
 def order_of(tree: DependencyTree, nodes: list[int], scores: list[float], dependency: bool = True) -> HbmVictims:
     by_node = np.zeros(tree.capacity)
     by_node[nodes] = scores
-    candidates = np.isin(np.arange(tree.capacity), nodes)
-    candidates &= tree.pins == 0
-    return HbmVictims(tree, candidates, lambda asked: by_node[asked], made_s=0.0, dependency=dependency)
+    candidates = np.intersect1d(nodes, tree.evictable(leaves_only=dependency))
+    return HbmVictims(tree, candidates.astype(np.intp), lambda asked: by_node[asked], made_s=0.0, dependency=dependency)
 
 
 def take(tree: DependencyTree, order: VictimOrder, count: int) -> list[int]:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from libra.cache.fastlibra import FASTLIBRA
 from libra.clock import VirtualClock
 from libra.engine.executor import Executor, StepBatch, StepResult
-from libra.engine.queueing_affinity import AdapterAffinity
 from libra.engine.queueing_multi import MultiQueue, cutoffs_between, k_means
 from libra.engine.queueing_rank import RankAware, fit_step_model
+from libra.engine.queueing_resident import ResidentFirst
 from libra.engine.roofline import RooflineExecutor
 from libra.engine.sequence import Sequence
 from libra.errors import LibraError
@@ -282,36 +282,48 @@ def test_a_cheap_request_overtakes_a_dear_one_within_what_the_policy_allows() ->
         assert [record.status for record in engine.records] == ["finished"] * 5
 
 
-# ---- adapter affinity ----------------------------------------------------------------------------------------------
+# ---- resident first ------------------------------------------------------------------------------------------------
 
 
-def waiting_for(*adapter_ids: str | None) -> deque[Sequence]:
-    return deque(sequence_of(request(n, [1, 2], [1], adapter_id)) for n, adapter_id in enumerate(adapter_ids))
+class Residents:
+    """A queue of requests of (adapter, tokens to compute), before a cache that holds ``resident``."""
+
+    def __init__(self, resident: set[str | None], *wanted: tuple[str | None, int]) -> None:
+        self.resident = resident
+        self.tokens = {number: tokens for number, (_, tokens) in enumerate(wanted)}
+        self.waiting = deque(sequence_of(request(n, [1, 2], [1], adapter)) for n, (adapter, _) in enumerate(wanted))
+        self.queueing = ResidentFirst(
+            has_adapter=lambda sequence: sequence.adapter_id in self.resident,
+            tokens_to_compute=lambda sequence: self.tokens[sequence.request.id],
+            max_pass_s=10.0,
+            max_scan=256,
+        )
+
+    def order(self, now_s: float = 0.0) -> list[int]:
+        return [sequence.request.id for sequence in self.queueing.order(self.waiting, now_s)]
 
 
-def test_requests_whose_adapter_is_in_use_come_first_by_arrival() -> None:
-    queueing = AdapterAffinity(max_pass_s=10.0, max_scan=256)
-    (running,) = waiting_for("a1")
-    queueing.admitted(running)
-    waiting = waiting_for("a0", "a1", None, "a2", "a1")
-    assert [s.request.id for s in queueing.order(waiting, 0.0)] == [1, 2, 4, 0, 3]
-    queueing.left(running)
-    assert [s.request.id for s in queueing.order(waiting, 0.0)] == [2, 0, 1, 3, 4]
+def test_requests_whose_adapter_is_in_hbm_come_first_the_least_work_before_the_rest() -> None:
+    queue = Residents({None, "a1"}, ("a0", 1), ("a1", 30), (None, 20), ("a2", 2), ("a1", 10))
+    assert queue.order() == [4, 2, 1, 0, 3]
+    queue.resident.add("a2")
+    assert queue.order() == [3, 4, 2, 1, 0]
 
 
-def test_who_has_been_passed_for_long_enough_comes_before_affinity() -> None:
-    queueing = AdapterAffinity(max_pass_s=10.0, max_scan=256)
-    (running,) = waiting_for("a1")
-    queueing.admitted(running)
-    waiting = waiting_for("a0", "a1")
-    waiting[0].first_passed_s = 1.0
-    assert [s.request.id for s in queueing.order(waiting, 10.9)] == [1, 0]
-    assert [s.request.id for s in queueing.order(waiting, 11.0)] == [0, 1]
+def test_equal_requests_keep_the_order_of_arrival() -> None:
+    assert Residents({"a0"}, *[("a0", 8)] * 4).order() == [0, 1, 2, 3]
 
 
-def test_one_that_was_never_admitted_leaves_without_a_trace() -> None:
-    queueing = AdapterAffinity(max_pass_s=10.0, max_scan=256)
-    running, waits = waiting_for("a1", "a1")
-    queueing.admitted(running)
-    queueing.left(waits)
-    assert [s.request.id for s in queueing.order(waiting_for("a0", "a1"), 0.0)] == [1, 0]
+def test_work_is_measured_anew_when_a_request_of_the_adapter_has_left_kv_behind() -> None:
+    queue = Residents({"a0", "a1"}, ("a0", 30), ("a1", 20))
+    assert queue.order() == [1, 0]
+    queue.tokens = {0: 10, 1: 5}
+    queue.queueing.left(sequence_of(request(9, [1, 2], [1], "a0")))
+    assert queue.order() == [0, 1]
+
+
+def test_who_has_been_passed_for_long_enough_comes_before_residents() -> None:
+    queue = Residents({"a1"}, ("a0", 1), ("a1", 1))
+    queue.waiting[0].first_passed_s = 1.0
+    assert queue.order(10.9) == [1, 0]
+    assert queue.order(11.0) == [0, 1]

@@ -6,6 +6,7 @@ import pytest
 
 from baselines import POLICIES
 from libra.cache.fastlibra import FASTLIBRA
+from libra.cache.policy import CachePolicy
 from libra.engine.config import EngineConfig
 from libra.engine.engine import Engine
 from libra.engine.replay import replay
@@ -13,6 +14,8 @@ from libra.engine.sequence import Sequence, SequenceState
 from libra.request import Request
 from tests.libra.builders import BLOCK_TOKENS, PROFILE, adapters, build_engine, request
 
+# Nothing is loaded ahead of need.
+NO_SWAPPER = replace(FASTLIBRA, swapper=None)
 # So slow that saves and loads span many steps: 100 ms a block.
 SLOW = replace(PROFILE, link_bytes_per_s=PROFILE.link_bytes_per_s / 100)
 
@@ -108,6 +111,59 @@ def test_an_asynchronous_load_stalls_nobody() -> None:
     engine.step()
     assert engine.scheduler.stall_s == 0.0
     assert running.token_times[-1] - before_s < 0.1
+
+
+# ---- while steps compute, and before they begin --------------------------------------------------------------------
+
+
+def test_a_load_runs_while_the_step_computes_in_which_its_request_arrived() -> None:
+    """A step takes over 10 ms and the adapter 1.75: admitted between steps, the request misses the next one."""
+    load = [request(0, output=[1] * 8, adapter=None), request(1, adapter="a0", arrival_s=0.002)]
+    first_token_s = {}
+    for policy in (NO_SWAPPER, replace(NO_SWAPPER, admits="at_any_time")):
+        record = replay(build_engine(policy, config=small()), load).records[1]
+        assert record.first_token_s is not None
+        parts = record.queue_s + record.adapter_load_s + record.kv_load_s + record.prefill_s
+        assert parts == pytest.approx(record.first_token_s - record.arrival_s)
+        first_token_s[policy.admits] = record.first_token_s
+        if policy.admits == "at_any_time":
+            assert record.admitted_s == 0.002
+            assert record.adapter_load_s == pytest.approx(0.00175, abs=1e-9)
+    assert first_token_s["between_steps"] - first_token_s["at_any_time"] > 0.01
+
+
+def test_nobody_is_admitted_ahead_for_whom_the_next_step_has_no_tokens() -> None:
+    policy = replace(NO_SWAPPER, admits="at_any_time")
+    engine = build_engine(policy, hbm_blocks=40, config=small(max_num_batched_tokens=8))
+    engine.submit(request(0, prompt=range(40), adapter=None))
+    engine.step()
+    waits = engine.submit(request(1, adapter="a0", arrival_s=engine.clock.now()))
+    engine.scheduler.admit_ahead()
+    assert waits.state is SequenceState.WAITING
+
+
+def cold_beside_running(policy: CachePolicy, host_blocks: int = 64) -> tuple[Engine, Sequence]:
+    """A running request, and a step in which another has asked for an adapter that is not there."""
+    engine = build_engine(policy, host_blocks=host_blocks, config=small())
+    engine.submit(request(0, output=[1] * 8, adapter=None))
+    engine.step()
+    cold = engine.submit(request(1, adapter="a0", output=[1] * 3, arrival_s=engine.clock.now()))
+    engine.step()
+    return engine, cold
+
+
+def test_a_step_waits_for_loads_that_end_soon() -> None:
+    engine, cold = cold_beside_running(replace(NO_SWAPPER, max_stall_s=0.002))
+    assert cold.num_output_tokens == 1
+    assert engine.scheduler.stall_s == pytest.approx(0.00175, abs=1e-9)
+    engine.manager.check()
+
+
+def test_a_step_does_not_wait_for_longer_loads_nor_for_the_disk() -> None:
+    for limit_s, host_blocks in ((0.001, 64), (0.01, 1)):
+        engine, cold = cold_beside_running(replace(NO_SWAPPER, max_stall_s=limit_s), host_blocks)
+        assert cold.state is SequenceState.LOADING
+        assert engine.scheduler.stall_s == 0.0
 
 
 # ---- preemption ----------------------------------------------------------------------------------------------------

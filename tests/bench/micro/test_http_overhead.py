@@ -1,0 +1,31 @@
+from bench.micro.http_overhead import compare, summarise
+from bench.micro.overhead_sides import Load, Measured
+
+LOAD = Load(4, 3, 2, vocab_size=50, adapters=("a", "b"), seed=0, request_rate=10.0)
+
+
+def test_both_sides_get_the_same_requests_and_take_turns_in_going_first() -> None:
+    calls: list[tuple[str, int]] = []
+
+    def side(name: str, ttft_ms: float, tokens_per_s: float) -> object:
+        def measure(load: Load) -> Measured:
+            calls.append((name, load.seed))
+            return Measured([ttft_ms] * load.num_requests, [4.0] * load.num_requests, tokens_per_s)
+
+        return measure
+
+    pairs = compare(side("http", 7.0, 90.0), side("alone", 5.0, 100.0), LOAD, rounds=3)  # type: ignore[arg-type]
+    assert len(pairs) == 3, "the first round only warms"
+    assert [name for name, _ in calls] == ["http", "alone", "alone", "http", "http", "alone", "alone", "http"]
+    assert [seed for _, seed in calls[::2]] == [seed for _, seed in calls[1::2]]
+    figures = summarise(pairs, pairs)
+    assert figures["added_ttft_ms"] == {"median": 2.0, "min": 2.0, "max": 2.0}
+    assert figures["beyond_engine_ms"]["median"] == 3.0
+    assert figures["throughput_lost"]["median"] == 0.1
+
+
+def test_a_load_is_a_function_of_its_seed() -> None:
+    assert LOAD.prompts() == LOAD.prompts()
+    assert len(set(LOAD.prompts())) == 4
+    assert LOAD.arrivals_s() == sorted(LOAD.arrivals_s())
+    assert [LOAD.adapter(number) for number in range(3)] == ["a", "b", "a"]
