@@ -1,122 +1,131 @@
-"""What HTTP adds: the same closed loop against `libra serve` and against an engine in this process.
+"""What HTTP adds: one load against `libra serve` and the same against an engine without HTTP, in turn.
 
-`python -m bench.micro.http_overhead DIR` on an idle machine; DIR is what `libra model make-tiny DIR` wrote. Prints the
-time to first token that the client sees beyond what the engine reports, and tokens per second of both.
+`python -m bench.micro.http_overhead DIR` on an idle machine; DIR is what `libra model make-tiny DIR` wrote. Both sides
+are up all the time, each in a process of its own; every round gives both the same requests, and the side that goes
+first changes, so that what the machine does meanwhile meets both. Writes results/serve/http_overhead.json.
 """
 
-import asyncio
 import json
-import subprocess
+import multiprocessing
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from statistics import mean, median
+from statistics import fmean, median
 from typing import Annotated, Any
 
-import aiohttp
-import numpy as np
 import typer
 
-from bench.platform import limit_openmp_spinning
+from bench.machine import describe_machine
+from bench.micro.overhead_sides import Load, Measured, over_http, serve_in_process
+from bench.soak.process import ServedProcess
+from libra.errors import LibraError
 
-PROMPT_TOKENS, OUTPUT_TOKENS, VOCABULARY = 64, 64, 512
-
-
-def prompts(count: int) -> list[list[int]]:
-    """Prompts that share nothing."""
-    generator = np.random.default_rng(0)
-    return [generator.integers(1, VOCABULARY, PROMPT_TOKENS).tolist() for _ in range(count)]
+Side = Callable[[Load], Measured]
+# What issue "serve and replay" allows.
+MAX_ADDED_MS, MAX_LOST = 3.0, 0.05
 
 
 @contextmanager
-def serving(directory: Path) -> Iterator[str]:
-    """The address of a `libra serve` of its own process."""
-    command = [sys.executable, "-m", "bench.cli", "serve", str(directory), "--lora-dir", str(directory / "adapters")]
-    with subprocess.Popen([*command, "--port", "0"], stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        yield next(word for word in process.stderr.readline().split() if word.startswith("http://"))
-        process.terminate()
+def engine_without_http(directory: Path, in_thread: bool) -> Iterator[Side]:
+    """Measures a load on an engine in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=serve_in_process, args=(directory, theirs, in_thread), daemon=True)
+    process.start()
+    theirs.close()
+
+    def measure(load: Load) -> Measured:
+        ours.send(load)
+        measured: Measured = ours.recv()
+        return measured
+
+    try:
+        ours.recv()
+        yield measure
+    finally:
+        ours.close()
+        process.join(10)
 
 
-async def closed_loop(url: str, count: int, concurrency: int) -> tuple[list[float], float]:
-    """Milliseconds to the first token beyond the engine's own, and tokens per second."""
-    added_ms: list[float] = []
-    waiting = prompts(count)
-
-    async def worker(session: aiohttp.ClientSession, adapters: list[str]) -> None:
-        while waiting:
-            prompt = waiting.pop()
-            body = {
-                "model": adapters[len(waiting) % len(adapters)], "prompt": prompt, "max_tokens": OUTPUT_TOKENS,
-                "ignore_eos": True, "temperature": 0, "stream": True, "stream_options": {"include_usage": True},
-            }  # fmt: skip
-            added_ms.append(await _added_ms(session, f"{url}/v1/completions", body))
-
-    async with aiohttp.ClientSession() as session:
-        async with session.get(f"{url}/v1/models") as response:
-            adapters = [card["id"] for card in (await response.json())["data"] if card["parent"]]
-        started_s = time.perf_counter()
-        await asyncio.gather(*(worker(session, adapters) for _ in range(concurrency)))
-        return added_ms, count * OUTPUT_TOKENS / (time.perf_counter() - started_s)
+def compare(http: Side, alone: Side, load: Load, rounds: int) -> list[tuple[Measured, Measured]]:
+    """(over HTTP, without) of every round; a first round warms both sides and does not count."""
+    pairs = []
+    for number in range(rounds + 1):
+        drawn = replace(load, seed=load.seed + 10 * number)
+        if number % 2:
+            without = alone(drawn)
+            pairs.append((http(drawn), without))
+        else:
+            pairs.append((http(drawn), alone(drawn)))
+    return pairs[1:]
 
 
-async def _added_ms(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> float:
-    sent_s, first_s, last = time.perf_counter(), None, b""
-    async with session.post(url, json=body) as response:
-        async for line in response.content:
-            if line.startswith(b"data: {"):
-                first_s, last = first_s or time.perf_counter(), line
-    told = json.loads(last.removeprefix(b"data: "))["usage"]["libra"]
-    engine_s: float = sum(told[f"{part}_s"] for part in ("queue", "adapter_load", "kv_load", "prefill"))
-    assert first_s is not None
-    return 1e3 * (first_s - sent_s - engine_s)
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": round(median(values), 4), "min": round(min(values), 4), "max": round(max(values), 4)}
 
 
-def in_process(directory: Path, count: int, concurrency: int) -> float:
-    """Tokens per second of the engine alone, kept at ``concurrency`` requests."""
-    from libra.cache.fastlibra import FASTLIBRA
-    from libra.engine.sequence import SamplingParams
-    from libra.request import Request
-    from libra.server.build import build_parts
-    from libra.server.settings import EngineSettings, ServerSettings
-
-    parts = build_parts(
-        ServerSettings("base", lora_dirs=(directory / "adapters",)), EngineSettings(FASTLIBRA, directory)
-    )
-    engine, waiting = parts.engine, prompts(count)
-    adapters, started_s = list(parts.paths), time.perf_counter()
-    while waiting or engine.scheduler.has_work:
-        scheduler = engine.scheduler
-        while waiting and len(scheduler.waiting) + len(scheduler.loading) + len(scheduler.running) < concurrency:
-            prompt = tuple(waiting.pop())
-            adapter = adapters[len(waiting) % len(adapters)]
-            request = Request(len(waiting), engine.clock.now(), adapter, OUTPUT_TOKENS, prompt_token_ids=prompt)
-            engine.submit(request, SamplingParams())
-        engine.step()
-    seconds = time.perf_counter() - started_s
-    engine.manager.memory.link.close()
-    return count * OUTPUT_TOKENS / seconds
+def summarise(opened: list[tuple[Measured, Measured]], closed: list[tuple[Measured, Measured]]) -> dict[str, Any]:
+    """Per round, then the median over rounds. ``added_ttft_ms``: difference of the mean TTFT at a steady rate;
+    ``beyond_engine_ms``: of the client's TTFT and what the engine reports for the same request;
+    ``throughput_lost``: share of the closed loop's tokens per second."""
+    return {
+        "added_ttft_ms": spread([fmean(http.ttft_ms) - fmean(alone.ttft_ms) for http, alone in opened]),
+        "beyond_engine_ms": spread(
+            [fmean(http.ttft_ms) - fmean(http.engine_ttft_ms) for http, _ in opened]
+        ),
+        "ttft_ms_without": spread([fmean(alone.ttft_ms) for _, alone in opened]),
+        "throughput_lost": spread([1.0 - http.tokens_per_s / alone.tokens_per_s for http, alone in closed]),
+        "tokens_per_s_without": spread([alone.tokens_per_s for _, alone in closed]),
+    }  # fmt: skip
 
 
 def main(
     directory: Path,
-    count: Annotated[int, typer.Option(help="Requests of each loop.")] = 64,
-    concurrency: Annotated[int, typer.Option(help="Requests at a time.")] = 8,
-    repeats: int = 3,
+    rounds: Annotated[int, typer.Option(help="Counted rounds of each comparison.")] = 7,
+    request_rate: Annotated[float, typer.Option(help="Arrivals per second where TTFT is compared.")] = 4.0,
+    num_requests: Annotated[int, typer.Option(help="Requests of each load.")] = 40,
+    concurrency: Annotated[int, typer.Option(help="Requests at a time where throughput is compared.")] = 8,
+    prompt_tokens: int = 64,
+    output_tokens: int = 64,
+    in_thread: Annotated[
+        bool, typer.Option(help="Step the engine without HTTP in a second thread, as the server does.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Where to write the figures.")] = Path(
+        "results/serve/http_overhead.json"
+    ),
 ) -> None:
-    """Measures all in turn and prints one line each."""
-    limit_openmp_spinning()
-    added, over_http, alone = [], [], []
-    for _ in range(repeats):
-        with serving(directory) as url:
-            added += asyncio.run(closed_loop(url, count, 1))[0]
-            over_http.append(asyncio.run(closed_loop(url, count, concurrency))[1])
-        alone.append(in_process(directory, count, concurrency))
-    typer.echo(f"TTFT beyond the engine's: median {median(added):.2f} ms, mean {mean(added):.2f} ms")
-    typer.echo(f"tokens/s over HTTP {median(over_http):.0f}, in process {median(alone):.0f}")
-    typer.echo(f"throughput lost: {100 * (1 - median(over_http) / median(alone)):.1f} %")
+    """Compares both sides and prints one JSON line. Exit code 1 when HTTP adds more than it may."""
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    adapters = tuple(sorted(path.name for path in (directory / "adapters").iterdir()))
+    if not adapters:
+        raise LibraError(f"{directory}/adapters: empty; make a model with `libra model make-tiny`")
+    load = Load(num_requests, prompt_tokens, output_tokens, config["vocab_size"], adapters, seed=0)
+    arguments = ["--lora-dir", str(directory / "adapters")]
+    with ServedProcess(directory, arguments) as server, engine_without_http(directory, in_thread) as alone:
+
+        def http(load: Load) -> Measured:
+            return over_http(server.url, load)
+
+        opened = compare(http, alone, replace(load, request_rate=request_rate), rounds)
+        before_s = server.usage().processor_s
+        closed = compare(http, alone, replace(load, concurrency=concurrency), rounds)
+        processor_s = server.usage().processor_s - before_s
+    figures = summarise(opened, closed)
+    figures["server_processor_ms_per_token"] = round(
+        1e3 * processor_s / ((rounds + 1) * num_requests * output_tokens), 4
+    )
+    typer.echo(json.dumps(figures))
+    if out is not None:
+        setting = {"model": directory.name, "rounds": rounds, "in_thread": in_thread, "concurrency": concurrency}
+        setting |= {"num_requests": num_requests, "prompt_tokens": prompt_tokens, "output_tokens": output_tokens}
+        setting |= {"request_rate": request_rate}
+        document = {"figures": figures, "setting": setting, "machine": describe_machine()}
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    if figures["added_ttft_ms"]["median"] > MAX_ADDED_MS or figures["throughput_lost"]["median"] > MAX_LOST:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from bench.replay.http import Head
 from bench.replay.refusal import error_message, plain_fault
 from bench.replay.server_info import ServerTimes, server_times
 from bench.replay.sse import EventStream
+from bench.replay.token_event import TokenEvent
 
 MAX_ERROR_BYTES = 1 << 16
 _END_OF_STREAM = b"[DONE]"
@@ -58,6 +59,7 @@ class AnswerReader:
         self._events: EventStream | None = None
         self._head: Head | None = None
         self._plain = b""
+        self._token_event = TokenEvent()
         self._done = False
         self._keep = keep
         self._texts: list[str] = []
@@ -104,6 +106,13 @@ class AnswerReader:
         return Fault(FaultKind.CUT_SHORT, f"the stream ended after {self.answer.streamed_tokens} tokens")
 
     def _read_event(self, event: bytes, now_s: float) -> None:
+        plain = self._token_event.text_of(event)
+        if plain is not None:
+            self.answer.token_times.append(now_s)
+            self.answer.streamed_tokens += 1
+            if self._keep:
+                self._texts.append(plain.decode())
+            return
         if event == _END_OF_STREAM:
             self._done = True
             return
@@ -116,17 +125,18 @@ class AnswerReader:
         if document.get("error") is not None:
             self.answer.fault = Fault(FaultKind.ERROR_EVENT, error_message(document["error"]))
             return
-        choices = document.get("choices")
+        choices, usage = document.get("choices"), document.get("usage")
         if choices:
-            self._read_choice(choices[0], now_s)
-        usage = document.get("usage")
+            text = self._read_choice(choices[0], now_s)
+            if text and len(choices) == 1 and not usage and "metrics" not in document:
+                self._token_event.learn(event, text)
         if usage:
             self._read_usage(usage)
         if (metrics := document.get("metrics")) is not None and self.answer.server_times is None:
             self.answer.server_times = server_times({"metrics": metrics})
 
-    def _read_choice(self, choice: Mapping[str, Any], now_s: float) -> None:
-        """Takes in one piece of the answer.
+    def _read_choice(self, choice: Mapping[str, Any], now_s: float) -> str | None:
+        """Takes in one piece of the answer. Returns its text when it is that of one token and tells nothing else.
 
         A piece counts as tokens when it carries text or token ids, and also when it is empty because a tokenizer holds
         back half a character; the announcement of the role and the mere end of the answer do not count.
@@ -142,7 +152,7 @@ class AnswerReader:
         if reason is not None:
             answer.finish_reason = reason
         if not text and not token_ids and (is_frame or reason is not None):
-            return
+            return None
         answer.token_times.append(now_s)
         if token_ids:
             answer.has_token_ids = True
@@ -152,6 +162,7 @@ class AnswerReader:
         if self._keep:
             self._texts.append(text or "")
             self._token_ids += token_ids or ()
+        return text if isinstance(text, str) and reason is None and not token_ids else None
 
     def _read_usage(self, usage: Mapping[str, Any]) -> None:
         answer = self.answer

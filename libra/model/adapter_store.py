@@ -1,14 +1,15 @@
 """Adapters by id: where they are, what they are, and their packed blocks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load
 
 from libra.errors import LibraError, unknown
 from libra.model.adapter import DEFAULT_MAX_LORA_RANK, AdapterSource, read_adapter
-from libra.model.files import open_safetensors
+from libra.model.adapter_weights import AdapterWeights
 from libra.model.packing import LoraPair, UnitLayout, pack
 from libra.spec import AdapterSpec, ModelSpec
 
@@ -16,24 +17,28 @@ from libra.spec import AdapterSpec, ModelSpec
 def load_weights(source: AdapterSource) -> dict[str, LoraPair]:
     """Reads all weights of an adapter, the scaling folded into B in float32.
 
-    Raises LibraError when the file cannot be read.
+    Raises LibraError when the file cannot be read, or is not what it was when ``source`` was made.
     """
     layers = range(1 + max(layer for layer, _ in source.tensors))
-    file = open_safetensors(source.weights_path)
     try:
+        # Not by safe_open: its get_tensor loses 64 bytes per tensor for good (safetensors 0.8 with torch), and a server
+        # reads adapters for as long as it runs.
+        tensors = load(source.weights_path.read_bytes())
         pairs = {}
         for module in source.spec.target_modules:
             names = [source.tensors[layer, module] for layer in layers]
-            a = torch.stack([file.get_tensor(a_name).float() for a_name, _ in names])
-            b = torch.stack([file.get_tensor(b_name).float().T for _, b_name in names])
+            a = torch.stack([tensors[a_name].float() for a_name, _ in names])
+            b = torch.stack([tensors[b_name].float().T for _, b_name in names])
             pairs[module] = LoraPair(a, b * source.scaling)
     except (SafetensorError, OSError) as error:
         raise LibraError(f"{source.weights_path}: cannot be read ({error}); download it again") from error
+    except KeyError as error:
+        raise LibraError(f"{source.weights_path}: tensor {error} is gone; load the adapter again") from error
     return pairs
 
 
-class AdapterStore(Mapping[str, AdapterSpec]):
-    """Maps adapter ids to specs, and reads the weights from disk whenever they are asked for."""
+class AdapterStore(AdapterWeights):
+    """Adapters on disk, read whenever their weights are asked for."""
 
     def __init__(
         self, model: ModelSpec, block_tokens: int, dtype: torch.dtype, max_lora_rank: int = DEFAULT_MAX_LORA_RANK
@@ -58,6 +63,11 @@ class AdapterStore(Mapping[str, AdapterSpec]):
         source.spec.num_blocks(self._model, self._block_tokens)
         self._sources[name] = source
         return source.spec
+
+    def check(self, directory: Path, adapter_id: str) -> None:
+        """Raises LibraError, as ``add`` does, unless ``directory`` could take the place of ``adapter_id``."""
+        source = read_adapter(directory, self._model, adapter_id, self._max_lora_rank)
+        source.spec.num_blocks(self._model, self._block_tokens)
 
     def remove(self, adapter_id: str) -> None:
         """Forgets an adapter. Raises LibraError when it is unknown."""

@@ -27,8 +27,9 @@ T = TypeVar("T")
 
 SNAPSHOT_INTERVAL_S = 0.5
 NUM_SNAPSHOTS = 600
-# How long an engine with nothing to compute sleeps between looks at a link that moves something.
-_POLL_S = 0.0005
+# How long an engine with nothing to compute sleeps between looks at a link that moves something: at first, as a share
+# of the time it has waited (so that looking rarely delays a load by no more), and at most.
+_POLL_S, _POLL_SHARE, _MAX_POLL_S = 0.0005, 0.05, 0.02
 
 
 class EngineStopped(Exception):
@@ -79,6 +80,7 @@ class EngineThread(threading.Thread):
         self._live: dict[int, Stream] = {}
         self._ended: dict[int, RequestRecord] = {}
         self._next_snapshot_s = 0.0
+        self._idle_since_s: float | None = None
         engine.on_record = self._note_end
         engine.on_failed_load = _log_failed_load
 
@@ -139,7 +141,7 @@ class EngineThread(threading.Thread):
         try:
             wait_s = 0.0
             while self._obey(wait_s):
-                wait_s = 0.0 if self.engine.step() else self._sleep_s()
+                wait_s = self._step()
                 self._publish()
                 self._take_snapshot()
         except Exception as error:  # whatever it is, nobody may wait for this engine any more
@@ -157,13 +159,23 @@ class EngineThread(threading.Thread):
             return True
         return False
 
-    def _sleep_s(self) -> float:
-        """How long nothing can happen that nobody commands."""
+    def _step(self) -> float:
+        """Steps the engine once and returns how long to wait for a command before the next step."""
+        if self.engine.step():
+            self._idle_since_s = None
+            return 0.0
+        now_s = self.engine.clock.now()
+        if self._idle_since_s is None:
+            self._idle_since_s = now_s
+        return self._sleep_s(now_s, now_s - self._idle_since_s)
+
+    def _sleep_s(self, now_s: float, idle_s: float) -> float:
+        """How long nothing can happen that nobody commands, when nothing has for ``idle_s``."""
         engine = self.engine
-        link, now_s = engine.manager.memory.link, engine.clock.now()
+        link = engine.manager.memory.link
         until_s = min(engine.next_event_s(), self._next_snapshot_s)
         if link.pending() and link.next_completion_s() is None:
-            until_s = min(until_s, now_s + _POLL_S)
+            until_s = min(until_s, now_s + min(max(idle_s * _POLL_SHARE, _POLL_S), _MAX_POLL_S))
         return max(until_s - now_s, 0.0) if until_s < math.inf else SNAPSHOT_INTERVAL_S
 
     def _start_stream(self, stream: Stream) -> None:

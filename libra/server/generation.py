@@ -66,7 +66,11 @@ class Generation:
         self._pieces: asyncio.Queue[Piece | ApiError | None] = asyncio.Queue()
 
     async def tokenise(self) -> None:
-        """Makes token ids of the prompts. Raises ApiError for one that is empty or not of this model's vocabulary."""
+        """Makes token ids of the prompts. Raises ApiError for one that is empty, and for a token in it, or to stop at,
+        that is not of this model's vocabulary."""
+        unknown = max(self.asked.sampling.stop_token_ids, default=0)
+        if unknown >= self._model.vocab_size:
+            raise bad_field("stop_token_ids", f"{unknown} is beyond the vocabulary of {self._model.vocab_size}")
         for prompt in self.asked.prompts:
             tokens = await self._token_ids(prompt)
             if not tokens:
@@ -109,16 +113,18 @@ class Generation:
 
         Raises ApiError as soon as one of the answers cannot be finished, or not in time.
         """
-        while not self._pieces.empty() or any(choice.record is None for choice in self.choices):
-            try:
-                async with asyncio.timeout_at(self.deadline_s):
-                    piece = await self._pieces.get()
-            except TimeoutError:
-                raise timed_out(self._timeout_s) from None
-            if isinstance(piece, ApiError):
-                raise piece
-            if piece is not None:
-                yield piece
+        # One timer for all pieces: a timeout around each would cost as much as writing it.
+        loop, late = asyncio.get_running_loop(), timed_out(self._timeout_s)
+        timer = loop.call_at(self.deadline_s, self._pieces.put_nowait, late)
+        try:
+            while not self._pieces.empty() or any(choice.record is None for choice in self.choices):
+                piece = await self._pieces.get()
+                if isinstance(piece, ApiError):
+                    raise piece
+                if piece is not None:
+                    yield piece
+        finally:
+            timer.cancel()
 
     def close(self) -> None:
         """Ends what is still open."""

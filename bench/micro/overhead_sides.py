@@ -1,0 +1,169 @@
+"""The two sides of bench.micro.http_overhead: one load over HTTP, and the same handed to an engine directly."""
+
+import asyncio
+import json
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.platform import limit_openmp_spinning
+from bench.replay.answer import Answer
+from bench.replay.client import Client
+from bench.replay.http import parse_url
+from bench.replay.settings import COMPLETIONS
+
+_TIMEOUT_S = 120.0
+_LEAD_S = 0.05
+
+
+@dataclass(frozen=True)
+class Load:
+    """Equal requests with prompts that share nothing, adapters in turn. ``request_rate`` None is a closed loop that
+    keeps ``concurrency`` requests open; else arrivals are Poisson."""
+
+    num_requests: int
+    prompt_tokens: int
+    output_tokens: int
+    vocab_size: int
+    adapters: tuple[str, ...]
+    seed: int
+    request_rate: float | None = None
+    concurrency: int = 8
+
+    def prompts(self) -> list[tuple[int, ...]]:
+        drawn = np.random.default_rng(self.seed).integers(1, self.vocab_size, (self.num_requests, self.prompt_tokens))
+        return [tuple(row) for row in drawn.tolist()]
+
+    def arrivals_s(self) -> list[float]:
+        """When each request is due; all at once in a closed loop."""
+        if self.request_rate is None:
+            return [0.0] * self.num_requests
+        gaps = np.random.default_rng(self.seed + 1).exponential(1.0 / self.request_rate, self.num_requests)
+        times: list[float] = np.cumsum(gaps).tolist()
+        return times
+
+    def adapter(self, number: int) -> str:
+        return self.adapters[number % len(self.adapters)]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """``ttft_ms`` of each request from when it was due, ``engine_ttft_ms`` as the engine reports it; all tokens of the
+    load over the time it took."""
+
+    ttft_ms: list[float]
+    engine_ttft_ms: list[float]
+    tokens_per_s: float
+
+
+def over_http(url: str, load: Load) -> Measured:
+    """The load from this process, by the client of `libra replay`."""
+    return asyncio.run(_over_http(url, load))
+
+
+async def _over_http(url: str, load: Load) -> Measured:
+    client = Client(parse_url(url), COMPLETIONS, {}, _TIMEOUT_S)
+    slots = asyncio.Semaphore(load.num_requests if load.request_rate is not None else load.concurrency)
+    bodies = [_body(load, number, prompt) for number, prompt in enumerate(load.prompts())]
+    started_s = time.monotonic() + _LEAD_S
+
+    async def send(number: int, due_s: float) -> tuple[float, Answer]:
+        await asyncio.sleep(due_s - time.monotonic())
+        async with slots:
+            # A closed loop's requests are due when they get a slot.
+            due_s = due_s if load.request_rate is not None else time.monotonic()
+            return due_s, await client.post(bodies[number], f"overhead-{number}")
+
+    sent = await asyncio.gather(*(send(number, started_s + s) for number, s in enumerate(load.arrivals_s())))
+    ended_s = time.monotonic()
+    client.close()
+    for _, answer in sent:
+        if answer.fault is not None or answer.output_tokens != load.output_tokens:
+            raise RuntimeError(f"a request failed: {answer.fault or answer.output_tokens}")
+    return Measured(
+        [1e3 * (answer.token_times[0] - due_s) for due_s, answer in sent],
+        [1e3 * _engine_ttft_s(answer) for _, answer in sent],
+        load.num_requests * load.output_tokens / (ended_s - started_s),
+    )
+
+
+def _body(load: Load, number: int, prompt: tuple[int, ...]) -> bytes:
+    body: dict[str, Any] = {
+        "model": load.adapter(number), "prompt": prompt, "max_tokens": load.output_tokens, "ignore_eos": True,
+        "temperature": 0, "stream": True, "stream_options": {"include_usage": True},
+    }  # fmt: skip
+    return json.dumps(body).encode()
+
+
+def _engine_ttft_s(answer: Answer) -> float:
+    told = answer.server_times
+    assert told is not None
+    return told.queue_s + told.adapter_load_s + told.kv_load_s + told.prefill_s
+
+
+def serve_in_process(directory: Path, pipe: Pipe, in_thread: bool) -> None:
+    """The body of a process with an engine and no HTTP: answers each Load that comes through ``pipe`` with a
+    Measured, until it closes.
+
+    ``in_thread`` steps it in a second thread, as the server does. OpenMP then has two teams, more threads than
+    there are cores, and hardly spins before it sleeps, which costs or helps as the machine is idle or busy.
+    """
+    limit_openmp_spinning()
+    from libra.cache.fastlibra import FASTLIBRA
+    from libra.server.build import build_parts
+    from libra.server.settings import EngineSettings, ServerSettings
+
+    settings = ServerSettings("base", lora_dirs=(directory / "adapters",))
+    engine = build_parts(settings, EngineSettings(FASTLIBRA, directory)).engine
+    pipe.send(None)
+
+    def answer() -> None:
+        with suppress(EOFError):
+            while True:
+                pipe.send(_drive(engine, pipe.recv()))
+
+    if in_thread:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        thread.join()
+    else:
+        answer()
+    engine.manager.memory.link.close()
+
+
+def _drive(engine: Any, load: Load) -> Measured:
+    """``engine`` is a libra Engine, which is not imported here for torch's sake."""
+    from libra.engine.sequence import SamplingParams
+    from libra.request import Request
+
+    scheduler, records = engine.scheduler, engine.records
+    records.clear()
+    started_s = engine.clock.now() + _LEAD_S
+    waiting = deque(zip(range(load.num_requests), load.prompts(), load.arrivals_s(), strict=True))
+    while waiting or scheduler.has_work:
+        while waiting:
+            number, prompt, arrival_s = waiting[0]
+            now_s, num_open = engine.clock.now(), load.num_requests - len(waiting) - len(records)
+            if load.request_rate is None:
+                is_due, due_s = num_open < load.concurrency, now_s
+            else:
+                due_s = started_s + arrival_s
+                is_due = due_s <= now_s
+            if not is_due:
+                break
+            waiting.popleft()
+            request = Request(number, due_s, load.adapter(number), load.output_tokens, prompt_token_ids=prompt)
+            engine.submit(request, SamplingParams())
+        next_s = started_s + waiting[0][2] if waiting and load.request_rate is not None else float("inf")
+        if not engine.step(next_s):
+            engine.clock.advance_to(min(next_s, engine.clock.now() + 5e-4))
+    ended_s = engine.clock.now()
+    ttft_ms = [1e3 * (record.first_token_s - record.arrival_s) for record in records]
+    return Measured(ttft_ms, ttft_ms, load.num_requests * load.output_tokens / (ended_s - started_s))

@@ -1,0 +1,94 @@
+"""`libra serve` in a process of its own, and what the system says of that process."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from libra.errors import LibraError
+
+_LINES_KEPT = 40
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process holds and has used. ``processor_s`` counts all of its threads."""
+
+    rss_mib: float
+    open_files: int
+    num_threads: int
+    processor_s: float
+
+
+class ServedProcess:
+    """A server on a free port, from entering the block until ``stop``; killed when the block ends without that.
+
+    ``url`` is its address, ``said`` the last lines it wrote.
+    """
+
+    def __init__(self, model: Path, arguments: Sequence[str] = ()) -> None:
+        self._command = [sys.executable, "-m", "bench.cli", "serve", str(model), "--port", "0", *arguments]
+        self.url = ""
+        self.said: deque[str] = deque(maxlen=_LINES_KEPT)
+
+    def __enter__(self) -> Self:
+        """Raises LibraError when the server does not come up."""
+        self._process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self.said.append(line.rstrip())
+            address = next((word for word in line.split() if word.startswith("http://")), None)
+            if address is not None:
+                self.url = address
+                break
+        else:
+            raise LibraError(f"libra serve did not start: {' / '.join(self.said) or 'it said nothing'}")
+        # A pipe that nobody reads would stop the server once it is full.
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self, timeout_s: float = 60.0) -> int | None:
+        """Asks the server to drain and returns its exit status, None when it did not stop in time."""
+        self._process.terminate()
+        try:
+            status = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+        self._reader.join()
+        return status
+
+    def usage(self) -> Usage:
+        """From Linux's /proc. Raises LibraError when the process is gone, and on other systems."""
+        directory = Path(f"/proc/{self._process.pid}")
+        try:
+            stat = (directory / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            open_files = len(os.listdir(directory / "fd"))  # noqa: PTH208 - names are enough
+        except OSError as error:
+            raise LibraError(f"{directory}: {error.strerror}; the server has died, or this is not Linux") from error
+        # Fields 14, 15, 20 and 24 of proc(5), which counts from 1; the first two are cut off above.
+        ticks, threads, pages = int(stat[11]) + int(stat[12]), int(stat[17]), int(stat[21])
+        return Usage(
+            rss_mib=pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20),
+            open_files=open_files,
+            num_threads=threads,
+            processor_s=ticks / os.sysconf("SC_CLK_TCK"),
+        )
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self.said.append(line.rstrip())
