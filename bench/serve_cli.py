@@ -1,11 +1,14 @@
 """The command `libra serve`."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+from bench.real_device import REAL_DEVICES
+from bench.settings import CPU, CUDA
 from libra.engine.config import EngineConfig
 from libra.errors import LibraError, unknown
 from libra.server.settings import MIB, EngineSettings, ServerSettings
@@ -48,8 +51,18 @@ def serve(
     ] = None,
     max_lora_rank: Annotated[int | None, typer.Option(min=1, help="Largest rank accepted; 128 unless given.")] = None,
     policy: Annotated[str, typer.Option(help="See `libra policies`, or path/to/file.py:name.")] = "fastlibra",
-    device: Annotated[str, typer.Option(help="Where to compute: cpu.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = EngineSettings.dtype,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")] = EngineSettings.device,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help=f"float32, bfloat16 or float16.  \\[default: {CPU.dtype} on cpu, {CUDA.dtype} on cuda]"),
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(help=f"torch or triton.  \\[default: {CPU.backend} on cpu, {CUDA.backend} on cuda]"),
+    ] = None,
+    enforce_eager: Annotated[
+        bool, typer.Option("--enforce-eager", help="On cuda: capture no CUDA graphs for decode steps.")
+    ] = EngineSettings.enforce_eager,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = ServerSettings.host,
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = ServerSettings.port,
     api_key: Annotated[
@@ -59,8 +72,20 @@ def serve(
         str | None, typer.Option(help="What clients call the base model.  [default: the directory's name]")
     ] = None,
     max_model_len: Annotated[int | None, typer.Option(help="Prompt and answer together.")] = None,
-    hbm_cache_gib: Annotated[float, typer.Option(help="HBM for adapters and KV.")] = EngineSettings.hbm_cache_gib,
-    host_cache_gib: Annotated[float, typer.Option(help="Host memory for both.")] = EngineSettings.host_cache_gib,
+    hbm_cache_gib: Annotated[
+        float | None,
+        typer.Option(
+            help="HBM for adapters and KV."
+            f"  \\[default: {EngineSettings.hbm_cache_gib:g} on cpu, all that the weights leave on cuda]"
+        ),
+    ] = None,
+    host_cache_gib: Annotated[
+        float | None,
+        typer.Option(
+            help="Host memory for both, pinned at the start on cuda."
+            f"  \\[default: {CPU.host_cache_gib:g} on cpu, {CUDA.host_cache_gib:g} on cuda]"
+        ),
+    ] = None,
     link_gbps: Annotated[float | None, typer.Option(help="Slow the host link to so many GB/s per direction.")] = None,
     max_num_batched_tokens: Annotated[
         int, typer.Option(help="Tokens of one step.")
@@ -97,8 +122,11 @@ def serve(
     except ImportError as error:
         raise LibraError(f"{error.name} is missing; pip install 'libra-lora[engine,server]'") from error
 
-    if device != "cpu":
-        raise unknown("device", device, ["cpu"])
+    if device not in REAL_DEVICES:
+        raise unknown("device", device, REAL_DEVICES)
+    defaults = REAL_DEVICES[device]
+    if hbm_cache_gib is None:
+        hbm_cache_gib = EngineSettings.hbm_cache_gib if device == "cpu" else math.inf
     if cache_salt not in ("none", "user"):
         raise unknown("cache salt", cache_salt, ["none", "user"])
     settings = ServerSettings(
@@ -121,9 +149,12 @@ def serve(
         adapters=parse_adapters(lora or []),
         max_lora_rank=max_lora_rank,
         max_model_len=max_model_len,
-        dtype=dtype,
+        device=device,
+        dtype=dtype or defaults.dtype,
+        backend=backend or defaults.backend,
+        enforce_eager=enforce_eager,
         hbm_cache_gib=hbm_cache_gib,
-        host_cache_gib=host_cache_gib,
+        host_cache_gib=host_cache_gib or defaults.host_cache_gib,
         link_gbps=link_gbps,
         config=EngineConfig(
             max_num_batched_tokens=max_num_batched_tokens,

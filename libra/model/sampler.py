@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from libra.engine.sequence import SamplingParams, Sequence, TokenLogprobs
+from libra.engine.sequence import NO_TOKEN, SamplingParams, Sequence, TokenLogprobs
 
 
 class Draw(NamedTuple):
@@ -26,16 +26,18 @@ class Sampler:
         """One token per row of ``logits`` [rows, vocabulary], each the next of its sequence. May mutate ``logits``.
 
         A request with a seed draws from a generator made of seed and position, so its tokens depend neither on its
-        neighbours nor on being preempted and recomputed.
+        neighbours nor on being preempted and recomputed. A row whose largest value is not finite (an adapter that
+        overflows) has NO_TOKEN.
         """
         raw = {row: logits[row].clone() for row, one in enumerate(sequences) if one.sampling.logprobs is not None}
         for row, sequence in enumerate(sequences):
             forbidden = forbidden_tokens(sequence)
             if forbidden:
                 logits[row, forbidden] = -torch.inf
-        tokens: list[int] = logits.argmax(dim=-1).tolist()
+        largest, best = logits.max(dim=-1)
+        tokens: list[int] = best.masked_fill_(~largest.isfinite(), NO_TOKEN).tolist()
         for row, sequence in enumerate(sequences):
-            if sequence.sampling.temperature > 0:
+            if sequence.sampling.temperature > 0 and tokens[row] != NO_TOKEN:
                 tokens[row] = self._draw(logits[row], sequence.sampling, sequence.num_tokens)
         return [
             Draw(token, token_logprobs(raw[row], token, sequence.sampling.logprobs or 0) if row in raw else None)
@@ -67,6 +69,7 @@ def filtered_probabilities(logits: torch.Tensor, params: SamplingParams) -> torc
         ordered[params.top_k :] = 0.0
         ordered /= ordered.sum()
     before = ordered.cumsum(0) - ordered
+    before[0] = -1.0  # however small top_p is
     ordered[before >= params.top_p] = 0.0
     return torch.zeros_like(probabilities).scatter_(0, tokens, ordered)
 

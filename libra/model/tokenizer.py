@@ -25,7 +25,9 @@ class Tokenizer:
         return int(self._tokenizer.get_vocab_size())
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        # A batch of one: only batches let other threads run meanwhile, and a long text takes seconds.
+        (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        return list(encoding.ids)
 
     def decode(self, tokens: list[int], skip_special_tokens: bool = True) -> str:
         return str(self._tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens))

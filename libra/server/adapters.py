@@ -2,11 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
 
 from libra.cache.holding import AdapterInUse
-from libra.engine.build_cpu import find_adapters
+from libra.engine.build_real import find_adapters
 from libra.engine.engine import Engine
 from libra.errors import LibraError
 from libra.model.adapter import CONFIG_FILE, WEIGHTS_FILE
@@ -23,7 +25,8 @@ class AdapterCatalog:
     """Adapters by name. All methods are the event loop's; reading of files happens in worker threads.
 
     ``paths`` are those registered. Others may be loaded from below ``roots``, and nowhere else. One that was unloaded
-    comes back when it is loaded by name and path, not by being asked for.
+    comes back when it is loaded by name and path, not by being asked for. What concerns one name happens in turn; a
+    change that has begun ends whether or not its client waits.
     """
 
     def __init__(
@@ -34,36 +37,43 @@ class AdapterCatalog:
         self._store = store
         self._roots = [root.resolve() for root in roots]
         self._unloaded: set[str] = set()
-        self._leaving: dict[str, asyncio.Task[None]] = {}
-        self._lock = asyncio.Lock()
+        self._changes: set[asyncio.Task[None]] = set()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def find(self, name: str, base_model: str) -> str:
         """The adapter called ``name``, loaded from a root on demand. Raises ApiError 404 with the nearest name."""
         if name in self.paths:
             return name
-        async with self._lock:
-            path = None if name in self.paths or name in self._unloaded else await asyncio.to_thread(self._look, name)
-            if path is not None:
-                await self._register(name, path)
+        if _NAME.fullmatch(name) and name not in self._unloaded:
+            async with self._turn(name):
+                path = None if name in self.paths else await asyncio.to_thread(self._look, name)
+                if path is not None:
+                    await self._register(name, path)
         if name not in self.paths:
             raise unknown_model(name, [base_model, *self.paths])
         return name
 
-    async def load(self, name: str, path: str) -> None:
+    async def load(self, name: str, path: str, in_place: bool = False) -> None:
         """Registers the adapter at ``path``. Raises ApiError for a name that is taken and for a path that is not
-        allowed, not there, or no adapter of this model."""
+        allowed, not there, or no adapter of this model.
+
+        ``in_place``: takes the place of an adapter of that name, once its open requests have ended; new ones wait.
+        """
         if not _NAME.fullmatch(name):
             raise ApiError(
                 400, f"lora_name {name!r}: use letters, digits and . _ - @ + = :", "invalid_value", "lora_name"
             )
-        async with self._lock:
-            if name in self.paths:
-                raise ApiError(
-                    400, f"The lora adapter '{name}' has already been loaded.", "already_loaded", "lora_name"
-                )
+        async with self._turn(name):
+            if name in self.paths and not in_place:
+                message = f"The lora adapter '{name}' has already been loaded; 'load_inplace' replaces it."
+                raise ApiError(400, message, "already_loaded", "lora_name")
             directory = await asyncio.to_thread(self._allowed, path)
-            await self._register(name, directory)
-            self._unloaded.discard(name)
+            if name not in self.paths:
+                await self._register(name, directory)
+                self._unloaded.discard(name)
+                return
+            await self._check(directory, name)
+        await self._finish(self._replace(name, directory))
 
     async def unload(self, name: str) -> None:
         """Takes a name out of service at once and returns when its memory is free. Raises ApiError when unknown."""
@@ -71,13 +81,32 @@ class AdapterCatalog:
             raise ApiError(404, f"The lora adapter '{name}' cannot be found.", "model_not_found", "lora_name")
         del self.paths[name]
         self._unloaded.add(name)
-        self._leaving[name] = asyncio.create_task(self._remove(name))
-        # A client that does not wait changes nothing.
-        await asyncio.shield(self._leaving[name])
+        await self._finish(self._remove(name))
+
+    def _turn(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    async def _finish(self, change: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        await asyncio.shield(task)
+
+    async def _replace(self, name: str, directory: Path) -> None:
+        async with self._turn(name):
+            if self.paths.pop(name, None) is not None:
+                await self._await_removal(name)
+            await self._register(name, directory)
+            self._unloaded.discard(name)
+
+    async def _check(self, directory: Path, name: str) -> None:
+        """Raises ApiError for what is no adapter of this model, while nothing is changed yet."""
+        try:
+            await asyncio.to_thread(self._store.check, directory, name)
+        except LibraError as error:
+            raise ApiError(400, str(error), "invalid_adapter", "lora_path") from None
 
     async def _register(self, name: str, directory: Path) -> None:
-        if name in self._leaving:
-            await asyncio.shield(self._leaving[name])
         try:
             spec = await asyncio.to_thread(self._store.add, directory, name)
             try:
@@ -90,6 +119,10 @@ class AdapterCatalog:
         self.paths[name] = directory
 
     async def _remove(self, name: str) -> None:
+        async with self._turn(name):
+            await self._await_removal(name)
+
+    async def _await_removal(self, name: str) -> None:
         """Removes an adapter as soon as nothing uses it."""
 
         def remove(engine: Engine) -> bool:
@@ -100,11 +133,8 @@ class AdapterCatalog:
             self._store.remove(name)
             return True
 
-        try:
-            while not await self._engine.call(remove):
-                await asyncio.sleep(_REMOVAL_POLL_S)
-        finally:
-            del self._leaving[name]
+        while not await self._engine.call(remove):
+            await asyncio.sleep(_REMOVAL_POLL_S)
 
     def _look(self, name: str) -> Path | None:
         """The directory of an adapter that a root has under this name."""

@@ -12,6 +12,8 @@ from libra.server.choice import Choice, Piece
 from libra.server.generation import Generation
 
 END_OF_STREAM = b"data: [DONE]\n\n"
+# json.dumps makes an encoder anew for every event.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 # What ``usage.libra`` tells of the first answer, names as in RequestRecord.
 TOLD = (
     "adapter_tier", "queue_s", "evict_wait_s", "adapter_load_s", "kv_load_s", "prefill_s", "hbm_hit_tokens",
@@ -21,7 +23,7 @@ TOLD = (
 
 def event(document: dict[str, Any]) -> bytes:
     """One server-sent event."""
-    return b"data: %b\n\n" % json.dumps(document, separators=(",", ":")).encode()
+    return b"data: %b\n\n" % _encode(document).encode()
 
 
 class AnswerShape(ABC):

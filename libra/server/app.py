@@ -9,12 +9,14 @@ from pathlib import Path
 from aiohttp import web
 
 from libra import __version__
+from libra.server import body_fields as body
 from libra.server.answers import END_OF_STREAM, AnswerShape, event
 from libra.server.asked import Asked, read_chat, read_completion, read_messages
 from libra.server.engine_thread import EngineStopped
 from libra.server.errors import ApiError, bad_field, timed_out
 from libra.server.fields import Fields, parse_object
 from libra.server.generation import Generation
+from libra.server.openapi import OPENAPI_FILE
 from libra.server.request_log import session_of
 from libra.server.server import Server
 from libra.server.stats import dashboard_stats
@@ -25,13 +27,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SERVER = web.AppKey("server", Server)
 
 _DASHBOARD = Path(__file__).parent / "dashboard"
-_DASHBOARD_FILES = {
-    "/": ("index.html", "text/html"),
-    "/dashboard.js": ("dashboard.js", "text/javascript"),
-    "/dashboard.css": ("dashboard.css", "text/css"),
+_FILES = {
+    "/": (_DASHBOARD / "index.html", "text/html"),
+    "/dashboard.js": (_DASHBOARD / "dashboard.js", "text/javascript"),
+    "/dashboard.css": (_DASHBOARD / "dashboard.css", "text/css"),
+    "/openapi.json": (OPENAPI_FILE, "application/json"),
 }
 # What tells nothing of requests or adapters needs no key: probes and scrapers have none.
-_OPEN_PATHS = frozenset({"/health", "/metrics", "/version", *_DASHBOARD_FILES})
+_OPEN_PATHS = frozenset({"/health", "/ping", "/metrics", "/version", *_FILES})
 _READING_GRACE_S = 10.0
 _STREAM_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -48,6 +51,7 @@ def make_app(server: Server) -> web.Application:
     )
     app[SERVER] = server
     app.router.add_get("/health", _health)
+    app.router.add_get("/ping", _health)
     app.router.add_get("/version", _version)
     app.router.add_get("/metrics", _metrics)
     app.router.add_get("/stats", _stats)
@@ -59,8 +63,8 @@ def make_app(server: Server) -> web.Application:
     app.router.add_post("/v1/unload_lora_adapter", _unload_adapter)
     app.router.add_post("/tokenize", _tokenize)
     app.router.add_post("/detokenize", _detokenize)
-    for path, (name, content_type) in _DASHBOARD_FILES.items():
-        app.router.add_get(path, _file(_DASHBOARD / name, content_type))
+    for path, (file, content_type) in _FILES.items():
+        app.router.add_get(path, _file(file, content_type))
     return app
 
 
@@ -106,10 +110,18 @@ async def _check_key(request: web.Request, handler: Handler) -> web.StreamRespon
 def _as_api_error(error: web.HTTPException, request: web.Request) -> ApiError:
     if error.status == 404:
         return ApiError(404, f"There is no {request.method} {request.path}.", "not_found")
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        message = f"{request.path} takes {allowed}, not {request.method}."
+        return ApiError(405, message, "method_not_allowed", headers={"Allow": allowed})
     if error.status == 413:
-        limit = request.app[SERVER].settings.max_body_bytes
-        return ApiError(413, f"The body is longer than {limit} bytes.", "body_too_long")
-    return ApiError(error.status, error.reason, headers={k: v for k, v in error.headers.items() if k == "Allow"})
+        return _body_too_long(request)
+    return ApiError(error.status, error.reason)
+
+
+def _body_too_long(request: web.Request) -> ApiError:
+    limit = request.app[SERVER].settings.max_body_bytes
+    return ApiError(413, f"The body is longer than {limit} bytes.", "body_too_long")
 
 
 def _error_response(error: ApiError) -> web.Response:
@@ -117,12 +129,16 @@ def _error_response(error: ApiError) -> web.Response:
 
 
 async def _fields(request: web.Request) -> Fields:
-    limit_s = request.app[SERVER].settings.request_timeout_s
+    settings = request.app[SERVER].settings
+    if (request.content_length or 0) > settings.max_body_bytes:
+        raise _body_too_long(request)  # before any of it comes
     try:
-        async with asyncio.timeout(limit_s):
+        async with asyncio.timeout(settings.request_timeout_s):
             return Fields(parse_object(await request.read()))
     except TimeoutError:
-        raise timed_out(limit_s) from None
+        raise timed_out(settings.request_timeout_s) from None
+    except web.RequestPayloadError as error:
+        raise ApiError(400, f"The body cannot be read: {error}", "invalid_body") from None
 
 
 # ---- completions -----------------------------------------------------------------------------------------------------
@@ -175,21 +191,17 @@ async def _stream(request: web.Request, generation: Generation, shape: AnswerSha
 
 async def _load_adapter(request: web.Request) -> web.Response:
     server, fields = request.app[SERVER], await _fields(request)
-    name, path = fields.text("lora_name"), fields.text("lora_path")
-    if not name or not path:
-        raise bad_field("lora_name", "both 'lora_name' and 'lora_path' must be given")
+    name, path = body.LORA_NAME.need(fields), body.LORA_PATH.need(fields)
     server.check_open()
     if name == server.model.name:
         raise bad_field("lora_name", f"{name!r} is the base model")
-    await server.adapters.load(name, path)
+    await server.adapters.load(name, path, body.LOAD_INPLACE.read(fields))
     return web.Response(text=f"Success: LoRA adapter '{name}' added successfully.")
 
 
 async def _unload_adapter(request: web.Request) -> web.Response:
     server, fields = request.app[SERVER], await _fields(request)
-    name = fields.text("lora_name")
-    if not name:
-        raise bad_field("lora_name", "'lora_name' must be given")
+    name = body.LORA_NAME.need(fields)
     await server.adapters.unload(name)
     return web.Response(text=f"Success: LoRA adapter '{name}' removed successfully.")
 
@@ -200,8 +212,7 @@ async def _models(request: web.Request) -> web.Response:
 
 async def _model(request: web.Request) -> web.Response:
     server, name = request.app[SERVER], request.match_info["name"]
-    if name != server.model.name:
-        await server.adapters.find(name, server.model.name)
+    await server.adapter(name)
     return web.json_response(next(card for card in server.cards() if card["id"] == name))
 
 
@@ -211,23 +222,32 @@ async def _model(request: web.Request) -> web.Response:
 async def _tokenize(request: web.Request) -> web.Response:
     """vLLM's: a prompt, or messages through the chat template."""
     server, fields = request.app[SERVER], await _fields(request)
-    text = fields.text("prompt")
-    special = fields.flag("add_special_tokens", text is not None or server.template.is_default)
+    await _check_model(server, fields)
+    text = body.TOKENIZED_PROMPT.read(fields)
+    special = body.ADD_SPECIAL_TOKENS.read(fields, default=text is not None or server.template.is_default)
     if text is None:
-        text = server.template.render(read_messages(fields), fields.flag("add_generation_prompt", True))
+        text = server.template.render(read_messages(fields), body.ADD_GENERATION_PROMPT.read(fields))
     tokens = await asyncio.to_thread(server.model.tokenizer.encode, text, special)
     return web.json_response({"count": len(tokens), "max_model_len": server.model.max_length, "tokens": tokens})
 
 
 async def _detokenize(request: web.Request) -> web.Response:
     server, fields = request.app[SERVER], await _fields(request)
-    tokens = fields.raw("tokens")
+    await _check_model(server, fields)
+    tokens = body.TOKENS.read(fields)
     if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
         raise bad_field("tokens", "must be a list of token ids")
     if tokens and not 0 <= min(tokens) <= max(tokens) < server.model.vocab_size:
         raise bad_field("tokens", f"holds a number outside the vocabulary of {server.model.vocab_size}")
     text = await asyncio.to_thread(server.model.tokenizer.decode, tokens, False)
     return web.json_response({"prompt": text})
+
+
+async def _check_model(server: Server, fields: Fields) -> None:
+    """The tokenizer is every model's, but one that nobody serves is a mistake."""
+    name = body.TOKENIZED_MODEL.read(fields)
+    if name is not None:
+        await server.adapter(name)
 
 
 # ---- state -----------------------------------------------------------------------------------------------------------

@@ -1,18 +1,20 @@
 """Puts a server together: model, adapters, engine and tokenizer from their directories."""
 
 import asyncio
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from libra.engine.build import CacheSizes
-from libra.engine.build_cpu import RealLink, build_cpu_engine
+from libra.engine.build_real import RealLink, build_real_engine, load_network, open_device
+from libra.engine.device import CpuDevice
 from libra.engine.engine import Engine
 from libra.errors import LibraError
+from libra.kernels.backend import make_backend
 from libra.model.adapter import DEFAULT_MAX_LORA_RANK
 from libra.model.adapter_store import AdapterStore
 from libra.model.config import ModelConfig
 from libra.model.files import read_json
-from libra.model.llama import load_model
 from libra.model.tokenizer import Tokenizer
 from libra.server.adapters import AdapterCatalog, read_adapters
 from libra.server.chat_template import ChatTemplate
@@ -38,10 +40,16 @@ class Parts:
 
 
 def build_parts(settings: ServerSettings, wanted: EngineSettings) -> Parts:
-    """Loads everything. Raises LibraError for whatever is missing, broken or does not fit."""
+    """Loads everything. Raises LibraError for whatever is missing, broken or does not fit, and for a policy that must
+    know the requests to come."""
+    if wanted.policy.ranker.needs_future:
+        raise LibraError(
+            f"policy {wanted.policy.name!r} must know the requests to come and cannot serve; use it in libra bench"
+        )
     tokenizer = Tokenizer(wanted.model)
     template = ChatTemplate(wanted.model)
-    network = load_model(wanted.model, wanted.dtype)
+    device = open_device(wanted.device)
+    network = load_network(wanted.model, wanted.dtype, make_backend(wanted.backend), device)
     spec, config = network.spec, wanted.config
     max_lora_rank = wanted.max_lora_rank or DEFAULT_MAX_LORA_RANK
     store = AdapterStore(spec, config.block_tokens, network.dtype, max_lora_rank)
@@ -49,13 +57,19 @@ def build_parts(settings: ServerSettings, wanted: EngineSettings) -> Parts:
     if settings.model_name in paths:
         raise LibraError(f"{settings.model_name!r} is both the base model and an adapter; use --served-model-name")
     block_bytes = spec.block_bytes(config.block_tokens)
-    sizes = CacheSizes.from_bytes(wanted.hbm_cache_gib * GIB, wanted.host_cache_gib * GIB, block_bytes)
+    hbm_bytes = wanted.hbm_cache_gib * GIB
+    if math.isinf(hbm_bytes):
+        hbm_bytes = (device or CpuDevice()).cache_bytes(spec)
+    sizes = CacheSizes.from_bytes(hbm_bytes, wanted.host_cache_gib * GIB, block_bytes)
     if settings.lora_dirs:
         sizes = CacheSizes(sizes.hbm_blocks, sizes.host_blocks, max_lora_rank)
     request_log = None
     if settings.request_log is not None:
         request_log = RequestLog(settings.request_log, config.block_tokens, tokenizer, settings.request_log_text)
-    engine = build_cpu_engine(wanted.policy, network, store, list(store), sizes, config, RealLink(wanted.link_gbps))
+    link, graphs = RealLink(wanted.link_gbps), not wanted.enforce_eager
+    engine = build_real_engine(
+        wanted.policy, network, store, list(store), sizes, config, link, device=device, graphs=graphs
+    )
     model = ServedModel(
         name=settings.model_name,
         tokenizer=tokenizer,

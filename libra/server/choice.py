@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from libra.engine.record import RequestRecord
-from libra.engine.sequence import TokenLogprobs
+from libra.engine.sequence import NOT_FINITE, TokenLogprobs
 from libra.server.engine_thread import News, Stream
 from libra.server.errors import ApiError, too_long
 from libra.server.text import AnswerText
@@ -75,6 +75,8 @@ def _as_error(news: News) -> ApiError:
         return ApiError(503, reason, "engine_dead")
     if record.status == "rejected":
         return too_long(f"The request can never run: it {reason}.")
+    if reason == NOT_FINITE:
+        return ApiError(500, f"No answer can be computed: {reason}.", "output_not_finite", "model")
     if record.status == "failed":
         return ApiError(500, f"The adapter could not be loaded: {reason}", "adapter_load_failed", "model")
     return ApiError(503, "The server is shutting down.", "shutting_down")

@@ -5,6 +5,8 @@ from typing import Any
 
 from libra.errors import nearest_name
 
+# As of a path's component; longer ones are not even compared.
+_LONGEST_NAME = 255
 _TYPES = {401: "authentication_error", 408: "timeout_error", 429: "rate_limit_error"}
 
 
@@ -39,6 +41,8 @@ def bad_field(param: str, message: str) -> ApiError:
 
 def unknown_model(name: str, known: Iterable[str]) -> ApiError:
     """A model nobody serves, with the nearest that somebody does."""
+    if len(name) > _LONGEST_NAME:
+        return ApiError(404, f"No model has a name of {len(name)} characters.", "model_not_found", "model")
     close = nearest_name(name, known)
     hint = "" if close is None else f" Did you mean {close!r}?"
     return ApiError(404, f"The model {name!r} does not exist.{hint}", "model_not_found", "model")

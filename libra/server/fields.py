@@ -35,9 +35,21 @@ class Fields:
         """Marks fields as known though nothing comes of them here."""
         self._read.update(names)
 
-    def text(self, name: str) -> str | None:
+    def text(self, name: str, shortest: int = 0, longest: int | None = None) -> str | None:
         value = self.raw(name)
-        return None if value is None else self.as_text(name, value)
+        if value is None:
+            return None
+        text = self.as_text(name, value)
+        if len(text) < shortest or (longest is not None and len(text) > longest):
+            limits = f"at least {shortest}" if longest is None else f"{shortest} to {longest}"
+            raise bad_field(self._path + name, f"must have {limits} characters")
+        return text
+
+    def needed_text(self, name: str, longest: int | None = None) -> str:
+        text = self.text(name, 1, longest)
+        if text is None:
+            raise bad_field(self._path + name, "must be given")
+        return text
 
     def as_text(self, name: str, value: Any) -> str:
         if not isinstance(value, str):
@@ -68,7 +80,8 @@ class Fields:
             raise bad_field(self._path + name, f"must lie between {low} and {high}, got {_short(value)}")
         return value
 
-    def number(self, name: str, default: float, low: float, high: float) -> float:
+    def number(self, name: str, default: float, low: float, high: float, above: bool = False) -> float:
+        """``above``: ``low`` itself is not allowed."""
         value = self.raw(name)
         if value is None:
             return default
@@ -76,6 +89,8 @@ class Fields:
             raise bad_field(self._path + name, f"must be a number, got {_kind(value)}")
         if isinstance(value, float) and math.isnan(value):
             raise bad_field(self._path + name, "must be a number, got NaN")
+        if above and value == low:
+            raise bad_field(self._path + name, f"must be above {low:g}")
         if not low <= value <= high:
             raise bad_field(self._path + name, f"must lie between {low:g} and {high:g}, got {_short(value)}")
         return float(value)

@@ -1,6 +1,7 @@
 """The server's state and what it does for each endpoint, apart from HTTP."""
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -14,13 +15,15 @@ from libra.server.adapters import AdapterCatalog
 from libra.server.answers import AnswerShape, ChatShape, CompletionShape
 from libra.server.asked import Asked
 from libra.server.chat_template import ChatTemplate
-from libra.server.engine_thread import EngineThread
-from libra.server.errors import ApiError
+from libra.server.engine_thread import EngineStopped, EngineThread
+from libra.server.errors import ApiError, timed_out
 from libra.server.generation import Ended, Generation, ServedModel
 from libra.server.metrics import ServerMetrics
 from libra.server.request_log import RequestLog
 from libra.server.settings import ServerSettings
 from libra.server.stats import RecentParts
+
+logger = logging.getLogger("libra.server")
 
 _POLL_S = 0.02
 
@@ -62,12 +65,17 @@ class Server:
             if self._request_log is not None:
                 self._request_log.write(ended, arrived_at, session)
 
-        adapter = await self._adapter(asked.model)
         generation = Generation(self.engine, self.model, asked, note_end, self.settings.request_timeout_s)
-        await generation.tokenise()
+        try:
+            async with asyncio.timeout_at(generation.deadline_s):
+                await self.adapter(asked.model)  # before any work for one that is unknown
+                await generation.tokenise()
+                adapter = await self.adapter(asked.model)
+        except TimeoutError:
+            raise timed_out(self.settings.request_timeout_s) from None
+        # From here to the engine nothing waits, so what was checked holds.
+        self.check_open()
         self._check_room(len(generation.prompts) * asked.n)
-        if adapter is not None:
-            adapter = await self.adapters.find(adapter, self.model.name)
         kind = ChatShape if asked.kind == "chat" else CompletionShape
         shape = kind(uuid.uuid4().hex, int(arrived_at), asked.model, generation, self.model.tokenizer)
         try:
@@ -95,7 +103,8 @@ class Server:
             return asked.cache_salt
         return f"user:{asked.user or ''}"
 
-    async def _adapter(self, name: str) -> str | None:
+    async def adapter(self, name: str) -> str | None:
+        """The adapter that a model's name stands for, None for the base model. Raises ApiError 404."""
         return None if name == self.model.name else await self.adapters.find(name, self.model.name)
 
     def cards(self) -> list[dict[str, Any]]:
@@ -121,7 +130,8 @@ class Server:
         }
 
     async def drain(self) -> bool:
-        """Takes on nothing new and waits for what is open, for as long as the settings say. Whether all ended well."""
+        """Takes on nothing new and waits for what is open, for as long as the settings say. Whether all
+        ended well, and the cache adds up."""
         self.draining = True
         deadline_s = time.monotonic() + self.settings.drain_timeout_s
         while self.engine.streams and time.monotonic() < deadline_s:
@@ -131,7 +141,18 @@ class Server:
             self.engine.abort(stream)
         while self.engine.streams and self.engine.failure is None and time.monotonic() < deadline_s + 5.0:
             await asyncio.sleep(_POLL_S)
-        return not left and self.engine.failure is None
+        return not left and await self._adds_up()
+
+    async def _adds_up(self) -> bool:
+        """Whether every block, pin and claim is accounted for now that nobody uses any; the log says what is not."""
+        try:
+            await self.engine.call(lambda engine: engine.manager.check())
+        except EngineStopped:
+            return False
+        except AssertionError:
+            logger.exception("the cache does not add up")
+            return False
+        return True
 
     def close(self) -> None:
         """Stops the engine's thread and what works for it."""

@@ -15,14 +15,18 @@ MIB = 1 << 20
 @dataclass(frozen=True)
 class EngineSettings:
     """The engine behind a server. ``adapters``: name -> PEFT directory, beside those in the server's ``lora_dirs``.
-    None: the model's longest context; the largest rank that adapters may have by default; a link as fast as it is."""
+    None: the model's longest context; the largest rank that adapters may have by default; a link as fast as it is.
+    ``hbm_cache_gib`` infinite: what ``device``, cpu or cuda, has left after the weights."""
 
     policy: CachePolicy
     model: Path
     adapters: Mapping[str, Path] = field(default_factory=dict)
     max_lora_rank: int | None = None
     max_model_len: int | None = None
+    device: str = "cpu"
     dtype: str = "float32"
+    backend: str = "torch"
+    enforce_eager: bool = False
     hbm_cache_gib: float = 1.0
     host_cache_gib: float = 4.0
     link_gbps: float | None = None

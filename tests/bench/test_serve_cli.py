@@ -39,6 +39,7 @@ def test_adapters_are_name_and_path() -> None:
         (["nowhere"], "nowhere/tokenizer.json: no such file"),
         (["nowhere", "--device", "cpux"], "unknown device 'cpux': did you mean 'cpu'?"),
         (["nowhere", "--policy", "fastlibre"], "did you mean 'fastlibra'?"),
+        (["nowhere", "--policy", "clairvoyant"], "'clairvoyant' must know the requests to come and cannot serve"),
         (["nowhere", "--lora-dir", "nowhere"], "--lora-dir nowhere: no such directory"),
         (["nowhere", "--request-log-text"], "needs --request-log"),
         (["nowhere", "--cache-salt", "users"], "did you mean 'user'?"),

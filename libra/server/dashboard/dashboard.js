@@ -3,7 +3,7 @@
 
 const INTERVAL_MS = 1000;
 const MIB = 1 << 20;
-const WIDTH = 720, LEFT = 64, RIGHT = 8, TOP = 8, BOTTOM = 20;
+const LEFT = 64, RIGHT = 8, TOP = 8, BOTTOM = 20;
 const HBM_USES = [
   ["adapter_blocks", "adapters", "--adapter"],
   ["running_blocks", "running KV", "--running"],
@@ -45,14 +45,17 @@ function drawLegend(id, rows) {
   }));
 }
 
-// Columns over time: stacked areas, or lines when stacked is false. The axis ends at most.
+// Columns over time: stacked areas, or lines when stacked is false. The axis ends at most. As wide as there is room, so
+// that letters have their size on every screen.
 function drawOverTime(id, height, times, rows, most, format, stacked) {
-  const x = (i) => LEFT + (WIDTH - LEFT - RIGHT) * (times.length < 2 ? 1 : i / (times.length - 1));
+  const width = Math.max(byId(id).clientWidth, 240);
+  byId(id).setAttribute("viewBox", `0 0 ${width} ${height}`);
+  const x = (i) => LEFT + (width - LEFT - RIGHT) * (times.length < 2 ? 1 : i / (times.length - 1));
   const y = (value) => TOP + (height - TOP - BOTTOM) * (1 - Math.min(value / most, 1));
   const shapes = [];
   for (const share of [0, 0.5, 1]) {
     const level = y(share * most);
-    shapes.push(svg("line", {class: "axis", x1: LEFT, x2: WIDTH - RIGHT, y1: level, y2: level}));
+    shapes.push(svg("line", {class: "axis", x1: LEFT, x2: width - RIGHT, y1: level, y2: level}));
     shapes.push(svg("text", {x: LEFT - 6, y: level + 4, "text-anchor": "end"}, format(share * most)));
   }
   const below = times.map(() => 0);
@@ -69,7 +72,7 @@ function drawOverTime(id, height, times, rows, most, format, stacked) {
   }
   const span = times[times.length - 1] - times[0];
   shapes.push(svg("text", {x: LEFT, y: height - 5}, `${span.toFixed(0)} s ago`));
-  shapes.push(svg("text", {x: WIDTH - RIGHT, y: height - 5, "text-anchor": "end"}, "now"));
+  shapes.push(svg("text", {x: width - RIGHT, y: height - 5, "text-anchor": "end"}, "now"));
   byId(id).replaceChildren(...shapes);
 }
 
@@ -104,9 +107,10 @@ function drawAdapters(adapters, running) {
   byId("adapters").replaceChildren(...TIERS.map((tier) => {
     const inTier = names.filter((name) => adapters[name] === tier).sort();
     const row = html("div", "tier");
-    row.append(html("b", "", `${tier} ${inTier.length}`));
-    row.append(...inTier.slice(0, 60).map((name) => html("span", running.includes(name) ? "chip running" : "chip", name)));
-    if (inTier.length > 60) row.append(` and ${inTier.length - 60} more`);
+    const chips = html("div");
+    chips.append(...inTier.slice(0, 60).map((name) => html("span", running.includes(name) ? "chip running" : "chip", name)));
+    if (inTier.length > 60) chips.append(` and ${inTier.length - 60} more`);
+    row.append(html("b", "", `${tier} ${inTier.length}`), chips);
     return row;
   }));
 }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from libra.engine.sequence import SamplingParams, Sequence
+from libra.engine.sequence import NO_TOKEN, SamplingParams, Sequence
 from libra.model.sampler import Sampler, filtered_probabilities
 from libra.request import Request
 
@@ -33,6 +33,7 @@ def draw(sampler: Sampler, logits: torch.Tensor, *sequences: Sequence) -> list[i
         (SamplingParams(1.0, top_p=0.6), [0.0, 4 / 7, 0.0, 3 / 7]),
         (SamplingParams(1.0, top_p=0.71), [0.0, 4 / 9, 2 / 9, 3 / 9]),
         (SamplingParams(1.0, top_p=0.01), [0.0, 1.0, 0.0, 0.0]),
+        (SamplingParams(1.0, top_p=1e-300), [0.0, 1.0, 0.0, 0.0]),
         (SamplingParams(0.5), [1 / 30, 16 / 30, 4 / 30, 9 / 30]),
         (SamplingParams(1.0, top_k=3, top_p=0.5), [0.0, 4 / 7, 0.0, 3 / 7]),
     ],
@@ -46,6 +47,14 @@ def test_greedy_rows_and_drawn_rows_mix() -> None:
     params = [SamplingParams(), SamplingParams(1.0, top_k=1), SamplingParams(1.0)]
     tokens = draw(Sampler(0), LOGITS.expand(3, -1), *map(sequence, params))
     assert tokens[:2] == [1, 1]
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_a_row_that_is_not_finite_has_no_token_and_leaves_the_others_theirs(broken: float) -> None:
+    logits = torch.stack([LOGITS, LOGITS, LOGITS])
+    logits[1:, 2] = broken
+    params = [SamplingParams(1.0, top_k=1), SamplingParams(), SamplingParams(1.0, logprobs=1)]
+    assert draw(Sampler(0), logits, *map(sequence, params)) == [1, NO_TOKEN, NO_TOKEN]
 
 
 def test_draws_follow_the_probabilities() -> None:

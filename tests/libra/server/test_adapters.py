@@ -1,11 +1,13 @@
 """Adapters that come and go over HTTP, and where they may come from."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from baselines import POLICIES
 from libra.engine.engine import Engine
@@ -192,3 +194,56 @@ def test_policies_with_slots_take_adapters_up_to_the_rank_they_were_told(
 
 def served_tokens(server: Running, name: str) -> list[int]:
     return tokens(server, name)
+
+
+def test_loading_in_place_replaces_weights_once_open_requests_have_ended(served: Running, root: Path) -> None:
+    def load_in_place(name: str, directory: str) -> Reply:
+        path = str(root / directory)
+        return served.post("/v1/load_lora_adapter", lora_name=name, lora_path=path, load_inplace=True)
+
+    old, new = (tokens(served, name) for name in ("adapter-00", "adapter-01"))
+    asked = {"model": "adapter-00", "prompt": PROMPT, "max_tokens": 60, "ignore_eos": True, "temperature": 0}
+    whole = served.complete(**asked).text
+    connection = served.open("POST", "/v1/completions", {**asked, "stream": True})
+    response = connection.getresponse()
+    reply = load_in_place("adapter-00", "adapter-01")
+    assert (reply.status, reply.body) == (200, b"Success: LoRA adapter 'adapter-00' added successfully.")
+    assert Reply(200, response.headers, response.read()).text == whole, "an open request ends with the old weights"
+    connection.close()
+    assert tokens(served, "adapter-00") == new != old, "neither old weights nor old KV show"
+    broken = load_in_place("adapter-00", "nothing")
+    assert broken.status == 404
+    assert tokens(served, "adapter-00") == new, "what cannot be loaded replaces nothing"
+    assert load_in_place("another", "adapter-01").status == 200, "there need be none to replace"
+    assert tokens(served, "another") == new
+
+
+def test_requests_for_an_adapter_that_is_being_replaced_wait_for_it(served: Running, root: Path) -> None:
+    old, new = (tokens(served, name) for name in ("adapter-00", "adapter-01"))
+    blocker = served.open(
+        "POST", "/v1/completions",
+        {"model": "adapter-00", "prompt": PROMPT, "max_tokens": 200, "ignore_eos": True, "stream": True},
+    )  # fmt: skip
+    blocker.getresponse()
+    change = {"lora_name": "adapter-00", "lora_path": str(root / "adapter-01"), "load_inplace": True}
+    replacing = served.open("POST", "/v1/load_lora_adapter", change)
+    while "adapter-00" in served.server.adapters.paths:
+        time.sleep(0.001)
+    assert tokens(served, "adapter-00") == new != old
+    assert replacing.getresponse().status == 200
+    for connection in (blocker, replacing):
+        connection.close()
+
+
+def test_an_adapter_that_overflows_fails_its_own_requests_alone(
+    served: Running, root: Path, tiny_model: TinyModel
+) -> None:
+    good = tokens(served, "adapter-00")
+    shutil.copytree(tiny_model.adapters["adapter-02"], root / "wild")
+    weights = root / "wild" / "adapter_model.safetensors"
+    save_file({name: tensor * 1e30 for name, tensor in load_file(weights).items()}, weights)
+    for asked in ({"temperature": 0}, {"temperature": 1}, {"logprobs": 3}, {"stream": True}):
+        reply = served.complete(model="wild", **asked)
+        assert (reply.status, reply.error["code"]) == (500, "output_not_finite")
+    assert tokens(served, "adapter-00") == good
+    assert served.get("/health").status == 200

@@ -4,6 +4,7 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from libra.engine.sequence import SamplingParams
@@ -106,6 +107,26 @@ def test_exactly_as_many_tokens_come_as_are_asked_for(served: Running) -> None:
         usage = served.complete(prompt=PROMPT, max_tokens=length, ignore_eos=True, min_tokens=length).json["usage"]
         assert usage["completion_tokens"] == length
     assert served.complete(prompt="x", max_tokens=None, ignore_eos=True).json["usage"]["completion_tokens"] == 16
+
+
+def test_either_name_of_the_limit_is_understood_everywhere(served: Running) -> None:
+    for name in ("max_tokens", "max_completion_tokens"):
+        asked: dict[str, Any] = {"max_tokens": None, name: 5, "ignore_eos": True}
+        for reply in (served.complete(**asked), served.chat("hi", **asked)):
+            assert reply.json["usage"]["completion_tokens"] == 5
+    both: dict[str, Any] = {"max_tokens": 5, "max_completion_tokens": 3, "ignore_eos": True}
+    assert served.chat("hi", **both).json["usage"]["completion_tokens"] == 3
+
+
+def test_headers_of_load_tools_are_taken(served: Running) -> None:
+    headers = {"X-Request-ID": "a", "X-Correlation-ID": "b", "X-Session-Affinity": "c", "x-user-id": "d"}
+    body = {"model": BASE, "prompt": "a", "max_tokens": 2}
+    assert served.ask("POST", "/v1/completions", body, headers).status == 200
+
+
+def test_probes_of_load_tools_are_answered(served: Running) -> None:
+    assert [served.get(path).status for path in ("/health", "/ping", "/version", "/metrics")] == [200] * 4
+    assert served.get("/server_info").error["code"] == "not_found"
 
 
 def test_a_stop_string_cuts_text_and_tokens(served: Running) -> None:
@@ -212,6 +233,31 @@ def test_a_salt_keeps_its_kv_to_itself(served: Running) -> None:
         0,
         32,
     ]
+
+
+def test_cached_tokens_never_come_from_another_adapter_or_salt(served: Running) -> None:
+    """Prompts of few families, so that everybody's beginnings are in the cache under somebody's name."""
+    draw = np.random.default_rng(3)
+    models, salts = [BASE, "adapter-00", "adapter-01"], [None, "red", "blue"]
+    seen: dict[tuple[str, str | None], list[list[int]]] = {}
+    texts: dict[tuple[str, str], str] = {}
+    num_cached = 0
+    for _ in range(80):
+        model, salt = models[draw.integers(3)], salts[draw.integers(3)]
+        prompt = [60 + int(draw.integers(2))] * int(draw.integers(1, 6)) * 16 + [int(draw.integers(70, 73))] * 20
+        earlier = seen.setdefault((model, salt), [])
+        reply = served.complete(model=model, prompt=prompt, **({} if salt is None else {"cache_salt": salt})).json
+        cached = reply["usage"]["prompt_tokens_details"]["cached_tokens"]
+        assert cached <= max((shared_tokens(prompt, other) for other in earlier), default=0)
+        num_cached += cached
+        text = reply["choices"][0]["text"]
+        assert texts.setdefault((model, str(prompt)), text) == text, "where KV came from changed the answer"
+        earlier.append(prompt)
+    assert num_cached > 0
+
+
+def shared_tokens(one: list[int], other: list[int]) -> int:
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def test_users_may_be_kept_apart(tiny_model: TinyModel) -> None:

@@ -1,7 +1,11 @@
 """What is refused, how it is said, and that nothing a client sends is the server's own fault."""
 
 import asyncio
+import gzip
+import json
+import socket
 import time
+from http.client import HTTPResponse
 from typing import Any
 
 import aiohttp
@@ -37,6 +41,7 @@ CHAT = {"model": BASE, "messages": [{"role": "user", "content": "a"}], "max_toke
         ({"stop": {}}, "stop"),
         ({"stop": ["x"] * 100}, "stop"),
         ({"stop_token_ids": [-1]}, "stop_token_ids"),
+        ({"stop_token_ids": [512], "min_tokens": 1}, "stop_token_ids"),
         ({"min_tokens": 3}, "min_tokens"),
         ({"logprobs": 21}, "logprobs"),
         ({"logprobs": 1, "echo": True}, "logprobs"),
@@ -81,6 +86,66 @@ def test_a_body_that_is_no_json_object_is_refused(served: Running, body: bytes) 
     assert reply.error["code"] == "invalid_json"
 
 
+def test_bounds_that_are_allowed_stop_nobody(served: Running) -> None:
+    for extreme in ({"top_p": 1e-300}, {"temperature": 1e-300}, {"temperature": 100}, {"top_k": 1 << 30}, {"seed": -1}):
+        assert served.ask("POST", "/v1/completions", {**COMPLETION, "temperature": 1.0, **extreme}).status == 200
+    assert served.get("/health").status == 200
+
+
+def spoken(server: Running, request: bytes) -> tuple[int, bytes]:
+    """Status and body of what comes back when ``request`` is sent as it is and nothing after it."""
+    with socket.create_connection((server.host, server.port), timeout=10) as connection:
+        connection.sendall(request)
+        response = HTTPResponse(connection)
+        response.begin()
+        return response.status, response.read()
+
+
+PLAIN = json.dumps(COMPLETION).encode()
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        (b"Content-Length: 10000000000", b"", 413),
+        (b"Content-Encoding: gzip\r\nContent-Length: 5", b"aaaaa", 400),
+        (b"Content-Encoding: gzip", gzip.compress(b'{"a": "' + b"x" * 20_000_000 + b'"}'), 413),
+        (b"Content-Encoding: gzip", gzip.compress(PLAIN), 200),
+        (b"Content-Type: text/plain", PLAIN, 200),
+        (b"Transfer-Encoding: chunked", b"%x\r\n%b\r\n0\r\n\r\n" % (len(PLAIN), PLAIN), 200),
+        (b"Transfer-Encoding: chunked", b"zz\r\n" + PLAIN, 400),
+        (b"Content-Length: -5", b"", 400),
+        (b"X-Request-ID: caf\xe9", PLAIN, 200),
+        (b"A: " + b"b" * 20_000, PLAIN, 400),
+    ],
+)  # fmt: skip
+def test_whatever_comes_over_the_wire_is_answered(
+    served: Running, headers: bytes, body: bytes, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    if b"Content-Length" not in headers and b"chunked" not in headers:
+        headers += b"\r\nContent-Length: %d" % len(body)
+    request = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\n" + headers + b"\r\n\r\n" + body
+    found, answer = spoken(served, request)
+    assert found == status, answer
+    assert not caplog.records, "a client's bytes fill no log"
+    assert served.get("/health").status == 200
+
+
+def test_a_body_that_never_ends_is_given_up(tiny_model: TinyModel) -> None:
+    with running(settings(request_timeout_s=0.3), engine_settings(tiny_model)) as server:
+        request = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{"
+        status, body = spoken(server, request)
+        assert (status, json.loads(body)["error"]["code"]) == (408, "timeout")
+
+
+def test_the_last_of_equal_keys_counts_and_names_may_be_long(served: Running) -> None:
+    doubled = b'{"model": "%b", "prompt": "a", "max_tokens": 9, "max_tokens": 2, "ignore_eos": true}' % BASE.encode()
+    assert served.ask("POST", "/v1/completions", doubled).json["usage"]["completion_tokens"] == 2
+    reply = served.complete(model="x" * 100_000)
+    assert reply.status == 404
+    assert len(reply.body) < 500
+
+
 def test_an_unknown_model_comes_with_the_nearest(served: Running) -> None:
     for path, body in (("/v1/completions", COMPLETION), ("/v1/chat/completions", CHAT)):
         reply = served.ask("POST", path, {**body, "model": "adaptor-03"})
@@ -95,7 +160,10 @@ def test_paths_and_methods_that_are_none_of_ours(served: Running) -> None:
     wrong = served.get("/v1/completions")
     assert wrong.status == 405
     assert wrong.headers["Allow"] == "POST"
-    assert wrong.error["type"] == "invalid_request_error"
+    assert (wrong.error["type"], wrong.error["code"]) == ("invalid_request_error", "method_not_allowed")
+    assert served.ask("OPTIONS", "/v1/completions").status == 405
+    assert served.ask("HEAD", "/v1/models").status == 200
+    assert served.post("/tokenize", model="adaptor-03", prompt="a").error["code"] == "model_not_found"
 
 
 def test_what_is_too_long_is_refused_before_it_costs_anything(served: Running) -> None:

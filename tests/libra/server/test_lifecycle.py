@@ -1,6 +1,7 @@
 """Clients that go away, a server that is told to stop, an engine that dies."""
 
 import asyncio
+import math
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from libra.cache.pool import RUNNING
 from libra.engine.engine import Engine
 from tests.libra.server.running import BASE, Running, engine_settings, running, settings
 from tests.tiny_models import TinyModel
@@ -101,6 +103,41 @@ def test_draining_does_not_wait_for_ever(tiny_model: TinyModel) -> None:
         server.check_idle()
 
 
+def test_a_slow_load_is_looked_at_ever_more_rarely(tiny_model: TinyModel) -> None:
+    with running(settings(), engine_settings(tiny_model, link_gbps=1e-7)) as server:
+        connection = server.open("POST", "/v1/completions", {**LONG, "model": "adapter-00"})
+        until(lambda: server.in_engine(lambda engine: len(engine.scheduler.loading)) == 1)
+        looks: list[float] = []
+
+        def watch(engine: Engine) -> None:
+            step = engine.step
+
+            def counted(next_arrival_s: float = math.inf) -> bool:
+                looks.append(engine.clock.now())
+                return step(next_arrival_s)
+
+            engine.step = counted  # type: ignore[method-assign]
+
+        time.sleep(0.5)
+        server.in_engine(watch)
+        time.sleep(0.5)
+        assert 0 < len(looks) < 100, "at half a millisecond it would be a thousand"
+        connection.close()
+
+
+def test_a_drained_server_proves_that_its_cache_adds_up(
+    tiny_model: TinyModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(settings(), engine_settings(tiny_model)) as server:
+        assert server.complete().status == 200
+        # A block that nobody gives back.
+        lost = server.in_engine(lambda engine: engine.manager.memory.hbm.kv_region.allocate(1, RUNNING))
+        drained = asyncio.run_coroutine_threadsafe(server.server.drain(), server.loop)
+        assert drained.result(timeout=10) is False
+        assert "does not add up" in caplog.text
+        server.in_engine(lambda engine: engine.manager.memory.hbm.kv_region.release(lost))
+
+
 def test_when_the_engine_dies_everybody_hears_of_it(tiny_model: TinyModel, caplog: Any) -> None:
     with running(settings(), engine_settings(tiny_model)) as server:
         streaming = server.open("POST", "/v1/completions", {**LONG, "stream": True})
@@ -171,15 +208,19 @@ def test_the_command_serves_until_a_signal_and_then_drains(tiny_model: TinyModel
         assert "serving llama with 2 adapters on http://127.0.0.1:" in first
         port = int(first.split("127.0.0.1:")[1].split()[0])
         client = Running(None, "127.0.0.1", port, None)  # type: ignore[arg-type]
-        connection = client.open(
-            "POST", "/v1/completions", {**LONG, "model": "adapter-01", "max_tokens": 100, "stream": True}
-        )
-        response = connection.getresponse()
-        response.read(1)
+        body = {**LONG, "model": "adapter-01", "max_tokens": 200, "stream": True}
+        connections = [client.open("POST", "/v1/completions", body) for _ in range(8)]
+        responses = [connection.getresponse() for connection in connections]
         process.send_signal(signal.SIGTERM)
-        assert response.read().endswith(b"data: [DONE]\n\n"), "the signal cut an answer short"
-        connection.close()
-        assert process.stderr.read() == "draining 1 requests\nstopped\n"
+        assert process.stderr.readline() == "draining 8 requests\n"
+        late = client.complete(model="llama")
+        assert (late.status, late.error["code"]) == (503, "shutting_down")
+        for connection, response in zip(connections, responses, strict=True):
+            answer = response.read()
+            assert answer.count(b'"text"') == 200, "the signal cut an answer short"
+            assert answer.endswith(b"data: [DONE]\n\n")
+            connection.close()
+        assert process.stderr.read() == "stopped\n"
         assert process.wait() == 0
         watchdog.cancel()
-    assert log.read_text().count("\n") == 1
+    assert log.read_text().count("\n") == 8

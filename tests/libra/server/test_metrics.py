@@ -10,7 +10,7 @@ import pytest
 
 from bench.replay.scrape import COUNTER_NAMES, TIMELINE_NAMES, read_page
 from bench.replay.server_info import server_times
-from libra.server.app import _DASHBOARD_FILES
+from libra.server.app import _FILES
 from tests.libra.server.running import BASE, Running, engine_settings, running, settings
 from tests.tiny_models import TinyModel
 from workloads.formats import ReadOptions
@@ -86,7 +86,7 @@ def test_stats_feed_the_dashboard(served: Running) -> None:
 
 def test_the_dashboard_asks_nobody_else(served: Running) -> None:
     """Files are served as what they are; nothing in them leads to another host."""
-    for path, (_, content_type) in _DASHBOARD_FILES.items():
+    for path, (_, content_type) in _FILES.items():
         reply = served.get(path)
         assert reply.status == 200
         assert reply.headers["Content-Type"].startswith(content_type)

@@ -3,11 +3,10 @@
 import asyncio
 from typing import Any
 
+import openai
 import pytest
 
 from tests.libra.server.running import BASE, Running
-
-openai = pytest.importorskip("openai", reason="the openai package is not installed")
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 
