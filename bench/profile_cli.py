@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.settings import CPU, BenchSettings
+from bench.settings import CPU, CUDA, BenchSettings
 
 if TYPE_CHECKING:
     from libra.engine.profile import Profile
@@ -16,11 +16,22 @@ BUDGET_S = 60.0
 
 def profile(
     out: Annotated[Path, typer.Option(help="The profile to write, for --profile.", metavar="FILE")],
-    device: Annotated[str, typer.Option(help="What to measure: cpu.")] = "cpu",
+    device: Annotated[str, typer.Option(help="What to measure: cpu or cuda.")] = "cpu",
     model: Annotated[
-        str, typer.Option(help="A Hugging Face directory, or `tiny` or `32m` for a random model.")
-    ] = CPU.model,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = BenchSettings.dtype,
+        str | None,
+        typer.Option(
+            help="A Hugging Face directory, `tiny` or `32m` for a random model, on cuda also a preset.  "
+            f"\\[default: {CPU.model} on cpu, {CUDA.model} on cuda]"
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help=f"float32, bfloat16 or float16.  \\[default: {CPU.dtype} on cpu, {CUDA.dtype} on cuda]"),
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(help=f"torch or triton.  \\[default: {CPU.backend} on cpu, {CUDA.backend} on cuda]"),
+    ] = None,
     block_size: Annotated[int, typer.Option(min=1, help="Tokens per block.")] = BenchSettings(
         workload="chatbot"
     ).engine.block_tokens,
@@ -32,18 +43,23 @@ def profile(
     from rich.console import Console
 
     from bench.documents import to_json
-    from bench.platform import open_network
+    from bench.platform import limit_openmp_spinning
     from bench.profiling.report import profile_table
     from bench.profiling.run import ProfileSettings, check_target, run_profile
-    from bench.real_device import check_measurable
+    from bench.real_device import REAL_DEVICES, check_measurable, open_network
     from bench.study_output import replace_text
     from bench.table import print_safely
 
     check_measurable(device)
     check_target(out)
-    network = open_network(model, dtype)
-    settings = ProfileSettings(model, dtype, block_size, rounds, budget)
-    measured = run_profile(network, settings, disable_tqdm=disable_tqdm)
+    limit_openmp_spinning()
+    from libra.engine.build_real import open_device
+
+    defaults, place = REAL_DEVICES[device], open_device(device)
+    name, kind = model or defaults.model, dtype or defaults.dtype
+    network = open_network(name, place, kind, backend or defaults.backend, defaults)
+    settings = ProfileSettings(name, kind, block_size, rounds, budget)
+    measured = run_profile(network, settings, place, disable_tqdm=disable_tqdm)
     replace_text(out, to_json(measured.as_dict(), indent=2) + "\n")
     print_safely(Console(), profile_table(measured))
     typer.echo(to_json(_line(measured, out)))

@@ -130,7 +130,7 @@ def run_validation(
 
     A KeyboardInterrupt ends it and keeps the pairs there are. Raises LibraError for a profile of another model.
     """
-    twin = SimulatedTwin(platform, profile, settings.engine)
+    twin = SimulatedTwin(platform, profile, settings.engine, settings.device)
     audited = AuditedPlatform(platform, profile)
     found = Validation(
         policies=list(policies),

@@ -8,10 +8,10 @@ import typer
 
 from bench.bench_options import takes_settings
 from bench.profile_cli import BUDGET_S, ROUNDS
-from bench.settings import CPU, BenchSettings
+from bench.settings import BenchSettings
 
 if TYPE_CHECKING:
-    from bench.platform_cpu import CpuPlatform
+    from bench.platform_real import RealPlatform
     from bench.validate import Validation
     from libra.engine.profile import Profile
 
@@ -24,7 +24,7 @@ NOT_SHARED = ("device", "policy", "profile", "tensor_parallel_size", "goodput", 
 @takes_settings(without=NOT_SHARED)
 def validate(
     settings: BenchSettings,
-    device: Annotated[str, typer.Option(help="Where the real engine runs: cpu.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where the real engine runs: cpu or cuda.")] = "cpu",
     policy: Annotated[str, typer.Option(help="Policies to run, by name or path/to/file.py:name.")] = POLICIES,
     profile: Annotated[
         Path | None, typer.Option(help="A profile of `libra profile`.  \\[default: measured first]", metavar="FILE")
@@ -57,9 +57,9 @@ def validate(
     if out is not None:
         prepare_output(out, STUDY_SCHEMA)
     limit_openmp_spinning()
-    from bench.platform_cpu import CpuPlatform
+    from bench.platform_real import RealPlatform
 
-    platform = CpuPlatform(settings)
+    platform = RealPlatform(settings)
     if given is not None:
         given.check_use(platform.model, device, 1)
     setups = plan_validation(settings, platform, policies)
@@ -74,7 +74,7 @@ def validate(
         raise typer.Exit(INTERRUPTED)
 
 
-def _measure(platform: "CpuPlatform", settings: BenchSettings, budget_s: float, disable_tqdm: bool) -> "Profile":
+def _measure(platform: "RealPlatform", settings: BenchSettings, budget_s: float, disable_tqdm: bool) -> "Profile":
     """A profile of the platform's model, and its table."""
     from rich.console import Console
 
@@ -82,9 +82,9 @@ def _measure(platform: "CpuPlatform", settings: BenchSettings, budget_s: float, 
     from bench.profiling.run import ProfileSettings, run_profile
     from bench.table import print_safely
 
-    name = settings.model or CPU.model
-    measure = ProfileSettings(name, settings.dtype, settings.engine.block_tokens, ROUNDS, budget_s)
-    profile = run_profile(platform.network, measure, disable_tqdm=disable_tqdm)
+    name, dtype = settings.model or platform.defaults.model, settings.dtype or platform.defaults.dtype
+    measure = ProfileSettings(name, dtype, settings.engine.block_tokens, ROUNDS, budget_s)
+    profile = run_profile(platform.network, measure, platform.device, disable_tqdm=disable_tqdm)
     print_safely(Console(), profile_table(profile))
     return profile
 
@@ -105,6 +105,9 @@ def _report(found: "Validation", settings: BenchSettings, out: Path | None) -> N
             "trace_sha256": found.trace_sha256,
             "paced": found.paced,
             "saturated": found.saturated,
+            "backend_fallback": next(
+                (r.extra["backend_fallback"] for r in found.real if "backend_fallback" in r.extra), None
+            ),
             "captions": list(dict.fromkeys(result.caption for result in found.real)),
         }
         # Before meta.json, without which the directory is no study.

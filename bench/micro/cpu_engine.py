@@ -16,7 +16,7 @@ import typer
 from bench.machine import describe_machine
 from bench.metrics import measure
 from bench.platform import limit_openmp_spinning
-from bench.settings import BenchSettings
+from bench.settings import CPU, BenchSettings
 from libra.cache.fastlibra import FASTLIBRA
 from libra.engine.build import CacheSizes
 from libra.engine.replay import replay
@@ -52,16 +52,16 @@ class Load:
 
 def main(
     repeats: int = 5,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = BenchSettings.dtype,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = CPU.dtype,
     out: Path = Path("results/micro/cpu_engine.json"),
 ) -> None:
     """Measures both loads in turn and prints medians and ratios."""
     load = Load()
     settings = BenchSettings(workload="chatbot", device="cpu", num_loras=load.num_adapters, ranks=(16, 32), dtype=dtype)
     limit_openmp_spinning()
-    from bench.platform_cpu import CpuPlatform
+    from bench.platform_real import RealPlatform
 
-    platform = CpuPlatform(settings)
+    platform = RealPlatform(settings)
     specs = platform.all_adapters()
     requests = load.requests([spec.adapter_id for spec in specs])
     plain = [replace(request, adapter=None) for request in requests]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from bench.profiling.samples import Job, Samples, job
 from libra.clock import WallClock
-from libra.engine.arena import ArenaCopier, Arenas
+from libra.engine.arena import ArenaCopier, Arenas, LaneCopier
+from libra.engine.device import Device
 from libra.engine.link import Direction, Transfer
 from libra.engine.thread_link import ThreadLink
 from libra.errors import LibraError
@@ -20,15 +21,18 @@ from libra.spec import TARGET_MODULES
 # Blocks of one copy, and the ranks of the adapters that are written to be read back.
 COPY_BLOCKS = (1, 2, 4, 8, 16, 32, 64)
 DISK_RANKS = (4, 8, 16, 32, 64)
+# On a GPU the model is large, and so is every rank of an adapter.
+GPU_DISK_RANKS = (1, 2, 4, 8)
 
 
 class CopyTimer:
     """The engine's own link between two arenas, and adapters on disk to read. Files and threads end with the block."""
 
-    def __init__(self, network: LlamaModel, block_tokens: int) -> None:
+    def __init__(self, network: LlamaModel, block_tokens: int, device: Device | None = None) -> None:
         """Raises LibraError when the temporary directory cannot hold the adapters."""
         model = network.spec
-        adapters = TinyAdapters(count=len(DISK_RANKS), ranks=DISK_RANKS, targets=(TARGET_MODULES,))
+        ranks = DISK_RANKS if device is None else GPU_DISK_RANKS
+        adapters = TinyAdapters(count=len(ranks), ranks=ranks, targets=(TARGET_MODULES,))
         try:
             self._folder = tempfile.TemporaryDirectory(prefix="libra-profile-")
             paths = write_adapters(Path(self._folder.name), model, adapters)
@@ -44,11 +48,12 @@ class CopyTimer:
         # Twice what one copy needs, and blocks drawn from it: a processor's caches shall not hold what is copied.
         self._num_blocks = 2 * max(*COPY_BLOCKS, largest)
         self._generator = random.Random(0)
-        arenas = Arenas(model, block_tokens, self._num_blocks, self._num_blocks, network.dtype)
+        arenas = Arenas(model, block_tokens, self._num_blocks, self._num_blocks, network.dtype, device)
         # Pages that were never written are all one page, and copying it is too fast.
-        arenas.host_bytes[:] = 1
-        arenas.hbm_bytes[:] = 1
-        self._link = ThreadLink(ArenaCopier(arenas, self._store), WallClock())
+        arenas.host.fill_(1)
+        arenas.hbm.fill_(1)
+        copier = ArenaCopier(arenas, self._store) if device is None else LaneCopier(arenas, self._store, device)
+        self._link = ThreadLink(copier, WallClock())
         sizes = [count * self._block_bytes for count in COPY_BLOCKS]
         disk = [spec.num_bytes(model) for spec in self._store.values()]
         self.samples = {

@@ -21,6 +21,7 @@ COEFFICIENTS = (
     "adapter_overhead_s",
     "sequence_s",
     "context_token_s",
+    "adapter_chunk_s",
 )
 RATES = ("flops_per_s", "memory_bytes_per_s")
 
@@ -117,7 +118,7 @@ def fit_steps(demands: Sequence[StepDemand], seconds: Sequence[float]) -> StepFi
 
 def _columns(work: FloatArray, by_memory: npt.NDArray[np.bool_]) -> FloatArray:
     """Seconds per unit of each cost, in the order of COEFFICIENTS; a rate's cost is its inverse."""
-    flops, moved, adapter_flops, adapter_bytes, sequences, context = work.T
+    flops, moved, adapter_flops, adapter_bytes, sequences, context, adapter_chunks = work.T
     return np.stack(
         [
             np.ones(len(work)),
@@ -126,6 +127,7 @@ def _columns(work: FloatArray, by_memory: npt.NDArray[np.bool_]) -> FloatArray:
             (adapter_bytes > 0).astype(float),
             sequences,
             context,
+            adapter_chunks,
         ],
         axis=1,
     )

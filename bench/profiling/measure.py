@@ -1,4 +1,4 @@
-"""Times of steps on the real CPU engine, and of all else a profile says. Imports torch."""
+"""Times of steps on the real engine, and of all else a profile says. Imports torch."""
 
 import math
 import random
@@ -14,6 +14,10 @@ from bench.profiling.points import StepPoint
 from bench.profiling.samples import Samples, job
 from libra.clock import WallClock
 from libra.engine.arena import Arenas
+from libra.engine.build_real import device_executor
+from libra.engine.config import EngineConfig
+from libra.engine.device import CpuDevice, Device
+from libra.engine.executor import Executor
 from libra.engine.link import Direction
 from libra.engine.torch_executor import TorchExecutor
 from libra.model.llama import LlamaModel
@@ -26,6 +30,8 @@ class Measurement:
     steps: list[Samples]
     loop: list[Samples]
     copies: dict[Direction, list[Samples]]
+    caption: str
+    fallback: str | None
     num_rounds: int = -1
 
 
@@ -36,15 +42,17 @@ def measure(
     least_rounds: int,
     budget_s: float,
     on_round: Callable[[int], None] = lambda number: None,
+    device: Device | None = None,
 ) -> tuple[Measurement, BatchMaker]:
     """Rounds over all points in a new random order each, until ``budget_s`` has passed and there are ``least_rounds``.
 
     Every median is over one sample a round; a round before them warms up and does not count.
     """
     batches = BatchMaker(network.spec, block_tokens, list(points))
-    steps = _StepTimer(network, block_tokens, batches, points)
-    with CopyTimer(network, block_tokens) as copies:
-        found = Measurement([Samples() for _ in points], loop_samples(), copies.samples)
+    steps = _StepTimer(network, block_tokens, batches, points, device)
+    with CopyTimer(network, block_tokens, device) as copies:
+        samples = [Samples() for _ in points]
+        found = Measurement(samples, loop_samples(), copies.samples, steps.caption, steps.fallback)
         jobs = [job(partial(steps.seconds, index), found.steps[index]) for index in range(len(points))]
         jobs += [job(partial(loop_seconds, network.spec, one.size), one) for one in found.loop]
         jobs += copies.jobs()
@@ -62,11 +70,26 @@ def measure(
 class _StepTimer:
     """Steps of the real engine's executor on a pool of its own."""
 
-    def __init__(self, network: LlamaModel, block_tokens: int, maker: BatchMaker, points: Sequence[StepPoint]) -> None:
-        arenas = Arenas(network.spec, block_tokens, maker.num_blocks, 1, network.dtype)
+    def __init__(
+        self,
+        network: LlamaModel,
+        block_tokens: int,
+        maker: BatchMaker,
+        points: Sequence[StepPoint],
+        device: Device | None,
+    ) -> None:
+        arenas = Arenas(network.spec, block_tokens, maker.num_blocks, 1, network.dtype, device)
         specs = {spec.adapter_id: spec for spec in maker.adapters}
         self._clock = WallClock()
-        self._executor = TorchExecutor(network, arenas.hbm, specs, block_tokens, self._clock)
+        self._executor: Executor
+        if device is None:
+            self._executor = TorchExecutor(network, arenas.hbm, specs, block_tokens, self._clock)
+            self.caption = f"measured on {CpuDevice().describe()}"
+        else:
+            config = EngineConfig(block_tokens=block_tokens)
+            self._executor = device_executor(network, arenas, specs, config, self._clock, device)
+            self.caption = self._executor.describe()
+        self.fallback = self._executor.fallback
         self._batches = [maker.make(point) for point in points]
 
     def seconds(self, index: int) -> float:

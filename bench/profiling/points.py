@@ -65,30 +65,80 @@ class StepPoint:
         }
 
 
-def step_points(longest: int, ranks: tuple[int, ...]) -> list[StepPoint]:
+@dataclass(frozen=True)
+class PointScale:
+    """How large the points of a device are. ``longest``: contexts beyond are extrapolated. ``counts`` and ``contexts``
+    of decoding sequences; ``chunks`` tokens of a prompt, ``prefixed`` behind how many; ``mixtures`` of sequences with
+    ``mixed_context`` and a chunk; ``ranks`` of adapters, ``adapter_counts`` sequences with as many, of
+    ``adapter_context``, and ``adapter_chunks``."""
+
+    longest: int
+    counts: tuple[int, ...]
+    contexts: tuple[int, ...]
+    chunks: tuple[int, ...]
+    prefixed: tuple[tuple[int, int], ...]
+    mixtures: tuple[tuple[int, int], ...]
+    mixed_context: int
+    ranks: tuple[int, ...]
+    adapter_counts: tuple[int, int]
+    adapter_context: int
+    adapter_chunks: tuple[int, ...]
+
+
+CPU_SCALE = PointScale(
+    longest=1024,
+    counts=(1, 2, 4, 8, 16),
+    contexts=(63, 511),
+    # Lengths as prompts have them: the engine computes them rounded up.
+    chunks=(8, 28, 60, 121, 249, 505),
+    prefixed=((28, 256), (121, 256), (28, 768), (121, 768)),
+    mixtures=((2, 28), (2, 121), (8, 28), (8, 121), (5, 249)),
+    mixed_context=255,
+    ranks=(8, 32),
+    adapter_counts=(8, 4),
+    adapter_context=255,
+    adapter_chunks=(28, 121, 249),
+)
+GPU_SCALE = PointScale(
+    longest=8192,
+    counts=(1, 4, 16, 32, 64, 128),
+    contexts=(255, 1023, 2047),
+    chunks=(16, 64, 128, 256, 512, 1024, 2048),
+    prefixed=((128, 1024), (512, 1024), (128, 4096), (512, 4096)),
+    mixtures=((8, 128), (8, 512), (32, 128), (32, 512)),
+    mixed_context=1023,
+    ranks=(32, 64),
+    adapter_counts=(32, 16),
+    adapter_context=1023,
+    adapter_chunks=(128, 512),
+)
+
+
+def step_points(scale: PointScale, longest: int) -> list[StepPoint]:
     """The grid, without what is longer than ``longest`` tokens: each coefficient moves in some of its points while the
     others stand still."""
-    points = [*_base_points(), *_adapter_points(ranks)]
-    return [point for point in points if point.longest <= longest]
+    points = [*_base_points(scale), *_adapter_points(scale)]
+    return [point for point in points if point.longest <= min(longest, scale.longest)]
 
 
-def _base_points() -> list[StepPoint]:
-    points = [_decode(count, context) for count in (1, 2, 4, 8, 16) for context in (63, 511)]
-    points += [_prefill(tokens) for tokens in (8, 32, 64, 128, 256, 512)]
-    points += [_prefill(tokens, prefix) for tokens, prefix in ((32, 256), (128, 256), (32, 768), (128, 768))]
+def _base_points(scale: PointScale) -> list[StepPoint]:
+    points = [_decode(count, context) for count in scale.counts for context in scale.contexts]
+    points += [_prefill(tokens) for tokens in scale.chunks]
+    points += [_prefill(tokens, prefix) for tokens, prefix in scale.prefixed]
     points += [StepPoint(prefill=(ChunkPoint(32),) * count) for count in (2, 4)]
-    mixtures = ((2, 32), (2, 128), (8, 32), (8, 128))
-    points += [StepPoint((DecodePoint(255),) * count, (ChunkPoint(tokens),)) for count, tokens in mixtures]
+    for count, tokens in scale.mixtures:
+        points.append(StepPoint((DecodePoint(scale.mixed_context),) * count, (ChunkPoint(tokens),)))
     return points
 
 
-def _adapter_points(ranks: tuple[int, ...]) -> list[StepPoint]:
+def _adapter_points(scale: PointScale) -> list[StepPoint]:
+    many, some, context = *scale.adapter_counts, scale.adapter_context
     points = []
-    for rank in ranks:
-        points += [_decode(8, 63, 1, rank), _decode(8, 63, 8, rank), _decode(1, 63, 1, rank)]
-        points += [StepPoint(prefill=(ChunkPoint(tokens, 0, 0, rank),)) for tokens in (32, 128)]
+    for rank in scale.ranks:
+        points += [_decode(many, context, 1, rank), _decode(many, context, many, rank), _decode(1, context, 1, rank)]
+        points += [StepPoint(prefill=(ChunkPoint(tokens, 0, 0, rank),)) for tokens in scale.adapter_chunks]
         points += [StepPoint(prefill=tuple(ChunkPoint(32, 0, number, rank) for number in range(4)))]
-        points += [StepPoint(_decode(4, 63, 4, rank).decode, (ChunkPoint(64, 0, 4, rank),))]
+        points += [StepPoint(_decode(some, context, some, rank).decode, (ChunkPoint(64, 0, some, rank),))]
     return points
 
 

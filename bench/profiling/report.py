@@ -32,13 +32,14 @@ METHOD = (
 
 @dataclass(frozen=True)
 class Subject:
-    """What was measured: ``name`` as the user gave it, ``caption`` what the executor says of itself."""
+    """What was measured: ``name`` as the user gave it, ``caption`` and ``fallback`` the executor's."""
 
     name: str
     model: ModelSpec
     device: str
     dtype: str
     caption: str
+    fallback: str | None = None
 
 
 def build_profile(subject: Subject, points: Sequence[StepPoint], measured: Measurement, maker: BatchMaker) -> Profile:
@@ -61,6 +62,7 @@ def build_profile(subject: Subject, points: Sequence[StepPoint], measured: Measu
         "measured": today.isoformat(timespec="seconds"),
         "rounds": measured.num_rounds,
         "dtype": subject.dtype,
+        "backend_fallback": subject.fallback,
         "kinds": {name: asdict(one) for name, one in quality.items()},
         "links": {name: asdict(line) for name, line in lines.items()},
         "loop": {"step_s": loop.latency_s, "sequence_s": 1.0 / loop.bytes_per_s, "quality": asdict(loop.quality)},
@@ -159,6 +161,7 @@ def _coefficients(profile: Profile) -> list[tuple[str, str]]:
         ("compute", rate(profile.flops_per_s, "Gflop/s")),
         ("memory", rate(profile.memory_bytes_per_s, "GB/s")),
         ("adapters in a step", f"{compact(profile.adapter_overhead_s * 1e3)} ms"),
+        ("each adapter with a chunk", f"{compact(profile.adapter_chunk_s * 1e3)} ms"),
         ("each sequence", f"{compact(profile.sequence_s * 1e6)} us"),
         ("each token of context", f"{compact(profile.context_token_s * 1e6)} us"),
     ]

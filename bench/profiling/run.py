@@ -1,4 +1,4 @@
-"""Measures a model on this machine's CPU and fits a profile."""
+"""Measures a model on this machine's CPU or GPU and fits a profile."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +9,8 @@ from libra.engine.profile import Profile
 from libra.errors import LibraError
 
 if TYPE_CHECKING:
+    from libra.engine.device import Device
     from libra.model.llama import LlamaModel
-
-# Longer contexts than this are extrapolated.
-LONGEST_CONTEXT = 1024
-RANKS = (8, 32)
 
 
 @dataclass(frozen=True)
@@ -27,16 +24,16 @@ class ProfileSettings:
     budget_s: float
 
 
-def run_profile(network: "LlamaModel", settings: ProfileSettings, *, disable_tqdm: bool = False) -> Profile:
-    """Measures ``network`` and fits. Raises LibraError for a model too small to fit anything to."""
-    import torch
-
+def run_profile(
+    network: "LlamaModel", settings: ProfileSettings, device: "Device | None" = None, *, disable_tqdm: bool = False
+) -> Profile:
+    """Measures ``network`` on ``device``, None for the CPU engine, and fits. Raises LibraError for a model too small to
+    fit anything to."""
     from bench.profiling.measure import measure
-    from bench.profiling.points import step_points
+    from bench.profiling.points import CPU_SCALE, GPU_SCALE, step_points
     from bench.profiling.report import Subject, build_profile
-    from libra.engine.machine import processor_name
 
-    points = step_points(min(LONGEST_CONTEXT, network.config.max_length), RANKS)
+    points = step_points(CPU_SCALE if device is None else GPU_SCALE, network.config.max_length)
     with task_progress(settings.rounds, "rounds", disable_tqdm=disable_tqdm) as progress:
         progress.tell("warming up")
 
@@ -53,9 +50,10 @@ def run_profile(network: "LlamaModel", settings: ProfileSettings, *, disable_tqd
             settings.rounds,
             settings.budget_s,
             show,
+            device,
         )
-    caption = f"measured on cpu ({processor_name()}, {torch.get_num_threads()} threads)"
-    subject = Subject(Path(settings.model).name, network.spec, "cpu", settings.dtype, caption)
+    kind = "cpu" if device is None else device.type
+    subject = Subject(Path(settings.model).name, network.spec, kind, settings.dtype, found.caption, found.fallback)
     return build_profile(subject, points, found, batches)
 
 

@@ -25,7 +25,7 @@ CPU_HANDOVER_S = 1.23e-3
 
 _NO_COEFFICIENTS = ("name", "source", "r_squared", "model", "device", "tensor_parallel", "fit")
 # What a datasheet does not tell, left out of a profile's file while it is at its default.
-_MEASURED_ONLY = ("sequence_s", "context_token_s", "model", "device", "tensor_parallel", "fit")
+_MEASURED_ONLY = ("sequence_s", "context_token_s", "adapter_chunk_s", "model", "device", "tensor_parallel", "fit")
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Profile:
     """Coefficients of one (device, model, tensor parallelism); rates are over all GPUs together.
 
     A step takes ``step_overhead_s + max(flops / flops_per_s, bytes / memory_bytes_per_s) + communication + adapters +
-    beyond``, where adapters = ``adapter_overhead_s`` if any is in the batch + their bytes / ``memory_bytes_per_s`` +
-    their flops / ``flops_per_s``, and beyond = ``sequence_s`` for each sequence + ``context_token_s`` for each token
-    whose KV is read: what an engine spends beside the roofline. An adapter's product on CPU cores takes its flops /
-    ``cpu_adapter_flops_per_s`` and ``cpu_handover_s`` a layer. ``source`` says how the coefficients were got and goes
-    into every caption.
+    beyond``. adapters = ``adapter_overhead_s`` if any is in the batch + their bytes / ``memory_bytes_per_s`` + their
+    flops / ``flops_per_s`` + ``adapter_chunk_s`` for each one with a prefill chunk. beyond = ``sequence_s`` for each
+    sequence + ``context_token_s`` for each token whose KV is read: what an engine spends beside the roofline. An
+    adapter's product on CPU cores takes its flops / ``cpu_adapter_flops_per_s`` and ``cpu_handover_s`` a layer.
+    ``source`` says how the coefficients were got and goes into every caption.
 
     A measured profile names the ``model`` (its shapes), the ``device`` and the degree of tensor parallelism it holds
     for, and keeps in ``fit`` how, when and where it was measured, with every residual (docs/profiles.md).
@@ -60,6 +60,7 @@ class Profile:
     cpu_handover_s: float = CPU_HANDOVER_S
     sequence_s: float = 0.0
     context_token_s: float = 0.0
+    adapter_chunk_s: float = 0.0
     model: Mapping[str, Any] | None = None
     device: str | None = None
     tensor_parallel: int | None = None

@@ -15,6 +15,7 @@ from libra.errors import LibraError
 from libra.model.attention import Span
 from libra.model.backend import AdapterUse
 from libra.model.bank import AdapterBank, StitchedAdapter
+from libra.model.linear import can_prepack, padded_rows
 from libra.model.llama import LlamaModel, StepInputs
 from libra.model.lora import ActiveAdapters, GatheredAdapters, Segment, module_groups
 from libra.model.packing import UnitLayout, gather_units
@@ -22,6 +23,9 @@ from libra.model.paged_kv import PagedKV
 from libra.model.sampler import Sampler
 from libra.model.stitched import Bag, StitchedAdapters
 from libra.spec import AdapterSpec
+
+# What compiling products ahead may take when an engine starts.
+_WARM_UP_S = 1.5
 
 
 class TorchExecutor(Executor):
@@ -49,6 +53,7 @@ class TorchExecutor(Executor):
         self._planner = model.backend.planner(self._kv, model.spec, self._layouts)
         stitch = stitch and not self._planner.reads_adapters
         self._bank = AdapterBank(model.spec, self._layouts, model.dtype) if stitch else None
+        self._pads = hbm.device.type == "cpu" and not self._planner.reads_adapters and can_prepack(model.dtype)
         self._bags: tuple[object, list[Bag] | None] = (None, None)
         self._sampler = Sampler(seed)
         self._prefill_fit = LineFit()
@@ -100,15 +105,25 @@ class TorchExecutor(Executor):
         ``prefill_seconds`` has something to stand on. Overwrites the pool's first blocks: call it before the engine
         starts. Lengths are cut to what fits the pool and the model.
         """
-        capacity = min(len(self._hbm) * self._kv.block_tokens, self._model.config.max_length)
-        table = list(range(len(self._hbm)))
-        for measured in (False, True):
+        if self._pads:
+            # Every size of step that a decode or a short prompt has, as far as the time allows.
+            begun_s = self._clock.now()
+            for count in sorted({padded_rows(count) for count in range(1, num_tokens)}):
+                if self._clock.now() - begun_s < _WARM_UP_S:
+                    self._time_prompt(count)
+        for is_warm in (False, True):
             for count in (num_tokens, num_tokens // 4, 1):
-                span = Span(table, 0, max(1, min(count, capacity)))
-                started_s = self._clock.now()
-                self._compute([], [span], np.zeros(span.num_tokens, dtype=np.int64), np.array([0]))
-                if measured:
-                    self._prefill_fit.add(span.num_tokens, self._clock.now() - started_s)
+                num_computed, seconds = self._time_prompt(count)
+                if is_warm:
+                    self._prefill_fit.add(num_computed, seconds)
+
+    def _time_prompt(self, num_tokens: int) -> tuple[int, float]:
+        """Computes a prompt in the pool's first blocks: how many tokens fit pool and model, and the seconds."""
+        capacity = min(len(self._hbm) * self._kv.block_tokens, self._model.config.max_length)
+        span = Span(list(range(len(self._hbm))), 0, max(1, min(num_tokens, capacity)))
+        started_s = self._clock.now()
+        self._compute([], [span], np.zeros(span.num_tokens, dtype=np.int64), np.array([0]))
+        return span.num_tokens, self._clock.now() - started_s
 
     def _forward(self, decode: list[Sequence], chunks: list[PrefillChunk]) -> torch.Tensor:
         """Logits of the tokens to sample from: every decode sequence, then every last chunk."""
@@ -139,6 +154,9 @@ class TorchExecutor(Executor):
         if max(span.end for span in spans) > limit:
             raise LibraError(f"a context beyond the {limit} tokens of {self._model.spec.name}; send shorter requests")
         positions = np.concatenate([np.arange(span.start, span.end) for span in spans])
+        if self._pads:
+            padding = np.zeros(padded_rows(len(tokens)) - len(tokens), dtype=np.int64)
+            tokens, positions = np.concatenate((tokens, padding)), np.concatenate((positions, padding))
         plan = self._planner.plan(decode, prefill, use)
         step = StepInputs(
             torch.from_numpy(tokens), torch.from_numpy(positions), torch.from_numpy(output_rows), plan.attention

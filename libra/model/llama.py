@@ -3,6 +3,7 @@
 The order of operations is that of transformers, so that greedy tokens in float32 are the same.
 """
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,13 @@ class LlamaModel:
         self._layers = layers
         self._final_norm = final_norm
         self._head = head
-        self._frequencies = inverse_frequencies(config.rope, config.spec.head_dim)
+        self._frequencies = inverse_frequencies(config.rope, config.spec.head_dim).to(embedding.device)
+
+    def with_backend(self, backend: Backend) -> "LlamaModel":
+        """The same weights, computed with by another backend."""
+        other = copy.copy(self)
+        other.backend = backend
+        return other
 
     @torch.inference_mode()
     def forward(self, step: StepInputs, kv: PagedKV, adapters: ActiveAdapters | None) -> torch.Tensor:
@@ -123,24 +130,35 @@ class LlamaModel:
 
 
 def load_model(
-    directory: Path, dtype: str = "float32", prepack: bool = True, backend: Backend | None = None
+    directory: Path,
+    dtype: str = "float32",
+    prepack: bool = True,
+    backend: Backend | None = None,
+    device: torch.device | None = None,
 ) -> LlamaModel:
     """Reads a Hugging Face directory. ``prepack`` False keeps the weights as they are stored (see ``make_linear``).
-    ``backend`` None is torch.
+    ``backend`` None is torch, ``device`` None the CPU.
 
     Raises LibraError for whatever ``read_config`` and ``Checkpoint`` do.
     """
     config = read_config(directory, dtype)
-    return _Loader(config, Checkpoint(directory), getattr(torch, dtype), prepack, backend).load()
+    return _Loader(config, Checkpoint(directory), getattr(torch, dtype), prepack, backend, device).load()
 
 
 class _Loader:
     """Reads the tensors that the architecture has, remembering their names to find those left over."""
 
     def __init__(
-        self, config: ModelConfig, checkpoint: Checkpoint, dtype: torch.dtype, prepack: bool, backend: Backend | None
+        self,
+        config: ModelConfig,
+        checkpoint: Checkpoint,
+        dtype: torch.dtype,
+        prepack: bool,
+        backend: Backend | None,
+        device: torch.device | None,
     ) -> None:
         self._backend = backend
+        self._device = device
         self._config = config
         self._checkpoint = checkpoint
         self._dtype = dtype
@@ -180,4 +198,5 @@ class _Loader:
 
     def _tensor(self, name: str, *shape: int) -> torch.Tensor:
         self._used.add(name)
-        return self._checkpoint.tensor(name, shape, self._dtype)
+        tensor = self._checkpoint.tensor(name, shape, self._dtype)
+        return tensor if self._device is None else tensor.to(self._device)

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from libra.model.bank import AdapterBank, StitchedAdapter
+from libra.model.bank import AdapterBank, GroupWeights, StitchedAdapter
+from libra.model.linear import padded_rows
 from libra.model.lora import ActiveAdapters, Segment
 
 
@@ -100,9 +101,7 @@ class StitchedAdapters(ActiveAdapters):
         for start, end, adapter in self._segments:
             weights = adapter.weights[layer][group]
             if weights is not None:
-                shrunk = F.linear(x[start:end], weights.a)
-                for columns, ranks, b in weights.pieces:
-                    out[start:end, columns].addmm_(shrunk[:, ranks], b)
+                _add_products(weights, x, out, start, end)
 
     def _add_bag(self, bag: Bag, layer: int, group: int, x: torch.Tensor, out: torch.Tensor) -> None:
         a_transposed, b = self._bank.tables[layer][group]
@@ -113,3 +112,21 @@ class StitchedAdapters(ActiveAdapters):
         mode_sum = 0
         expanded = torch.embedding_bag(b, bag.indices, bag.offsets, False, mode_sum, False, values.to(b.dtype), True)
         out += expanded[0].view(out.shape)
+
+
+def _add_products(weights: GroupWeights, x: torch.Tensor, out: torch.Tensor, start: int, end: int) -> None:
+    """Adds an adapter's part to the rows ``start .. end`` of ``out``.
+
+    In bfloat16 every product is oneDNN's, which wants few different numbers of rows (see ``padded_rows``): neighbours
+    are computed along and left out.
+    """
+    num_rows = end - start
+    padded = num_rows if x.dtype == torch.float32 else min(padded_rows(max(num_rows, 16)), x.shape[0])
+    first = min(start, x.shape[0] - padded)
+    own = slice(start - first, end - first)
+    shrunk = F.linear(x[first : first + padded], weights.a)
+    for columns, ranks, b in weights.pieces:
+        if padded == num_rows:
+            out[start:end, columns].addmm_(shrunk[:, ranks], b)
+        else:
+            out[start:end, columns] += torch.mm(shrunk[:, ranks], b)[own]

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from bench.cli import app
 from bench.profiling.batches import BatchMaker
 from bench.profiling.fit import UNBOUND, Quality, fit_line, fit_steps, non_negative_least_squares
-from bench.profiling.points import KINDS, StepPoint, step_points
+from bench.profiling.points import CPU_SCALE, GPU_SCALE, KINDS, PointScale, StepPoint, step_points
 from libra.clock import VirtualClock
 from libra.engine.executor import StepBatch
 from libra.engine.profile import Profile, datasheet_profile, load_profile
@@ -34,12 +34,13 @@ PLANTED = {
     "adapter_overhead_s": 2e-3,
     "sequence_s": 3e-4,
     "context_token_s": 5e-6,
+    "adapter_chunk_s": 1e-3,
 }
 
 
 def planted_steps(noise: float, points: list[StepPoint] | None = None) -> tuple[list[StepDemand], list[float]]:
     """What the simulator takes for every point under the planted coefficients, with relative noise on it."""
-    points = points or step_points(1024, (8, 32))
+    points = points or step_points(CPU_SCALE, 1024)
     maker = BatchMaker(MODEL, BLOCK_TOKENS, points)
     generator = np.random.default_rng(3)
     demands, seconds = [], []
@@ -73,7 +74,7 @@ def test_with_noise_the_coefficients_come_back_nearly() -> None:
 
 
 def test_the_fit_says_what_the_simulator_says() -> None:
-    points = step_points(1024, (8, 32))
+    points = step_points(CPU_SCALE, 1024)
     maker = BatchMaker(MODEL, BLOCK_TOKENS, points)
     fit = fit_steps(*planted_steps(0.05, points))
     for point, fitted in zip(points, fit.seconds, strict=True):
@@ -111,15 +112,16 @@ def test_a_line_gives_latency_and_bandwidth() -> None:
     assert fit_line([1000, 2000], [0.003, 0.003]).bytes_per_s == UNBOUND
 
 
-def test_every_kind_of_step_is_measured_within_the_longest_context() -> None:
-    points = step_points(300, (8,))
+@pytest.mark.parametrize(("scale", "longest"), [(CPU_SCALE, 300), (GPU_SCALE, 4096)])
+def test_every_kind_of_step_is_measured_within_the_longest_context(scale: PointScale, longest: int) -> None:
+    points = step_points(scale, longest)
     assert {point.kind for point in points} == set(KINDS)
-    assert max(point.longest for point in points) <= 300
+    assert max(point.longest for point in points) <= longest
     assert len(points) == len({str(point) for point in points})
 
 
 def test_a_batch_is_its_point_and_shares_no_block() -> None:
-    points = step_points(1024, (8, 32))
+    points = step_points(CPU_SCALE, 1024)
     maker = BatchMaker(MODEL, BLOCK_TOKENS, points)
     for point in points:
         batch: StepBatch = maker.make(point)
@@ -217,7 +219,7 @@ def test_the_command_measures_fits_and_writes_a_profile(tiny_model: "TinyModel",
     assert fit["rounds"] == 1
     assert set(KINDS) <= fit["kinds"].keys()
     # What the file says of a point is what the simulator takes for it.
-    points = step_points(512, (8, 32))
+    points = step_points(CPU_SCALE, 512)
     maker = BatchMaker(tiny_model.spec, 32, points)
     for point, row in zip(points, fit["steps"], strict=True):
         clock = VirtualClock()
@@ -229,7 +231,7 @@ def test_the_command_measures_fits_and_writes_a_profile(tiny_model: "TinyModel",
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        (["--device", "cuda"], "not built yet"),
+        (["--device", "cuda"], "--device cuda: "),
         (["--device", "sim:h800"], "only a real device can be measured"),
         (["--model", "tiny", "--out", "."], "is a directory"),
     ],

@@ -72,7 +72,7 @@ def test_a_profile_of_another_model_is_refused_before_anything_runs(tiny_model: 
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        (("--device", "cuda"), "not built yet"),
+        (("--device", "cuda"), "--device cuda: "),
         (("--policy", "fastlibre"), "did you mean 'fastlibra'"),
         (("--profile", "none.json"), "none.json"),
     ],

@@ -16,27 +16,30 @@ LAYER = 1
 class Pool:
     """A dirty pool, the sequences' tables in it, and their KV as plain tensors."""
 
-    def __init__(self, lengths: list[int]) -> None:
+    def __init__(self, lengths: list[int], dtype: torch.dtype = torch.float32) -> None:
+        self.dtype = dtype
         self.generator = torch.Generator().manual_seed(4)
-        self.hbm = torch.randn(200, SPEC.block_elems(BLOCK_TOKENS), generator=self.generator)
+        self.hbm = torch.randn(200, SPEC.block_elems(BLOCK_TOKENS), generator=self.generator).to(dtype)
         self.kv = PagedKV(self.hbm, SPEC, BLOCK_TOKENS)
         free = np.random.default_rng(4).permutation(200).tolist()
         self.tables = [[free.pop() for _ in range(-(-length // BLOCK_TOKENS))] for length in lengths]
         self.keys, self.values = ([self.random(n, SPEC.num_kv_heads) for n in lengths] for _ in range(2))
 
     def random(self, num_tokens: int, num_heads: int) -> torch.Tensor:
-        return torch.randn(num_tokens, num_heads, SPEC.head_dim, generator=self.generator)
+        return torch.randn(num_tokens, num_heads, SPEC.head_dim, generator=self.generator).to(self.dtype)
 
 
-def run(lengths: list[int], num_new: list[int], num_decode: int) -> tuple[torch.Tensor, torch.Tensor, Pool]:
+def run(
+    lengths: list[int], num_new: list[int], num_decode: int, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor, Pool]:
     """Attention of the last ``num_new`` tokens of sequences of ``lengths``: paged and plain."""
-    pool = Pool(lengths)
+    pool = Pool(lengths, dtype)
     spans = [Span(t, n - new, new) for t, n, new in zip(pool.tables, lengths, num_new, strict=True)]
     for span, keys, values in zip(spans, pool.keys, pool.values, strict=True):
         prefix = Span(span.block_table, 0, span.start)
         rows = pool.kv.rows_by_layer(pool.kv.key_rows(*prefix))[LAYER]
         pool.kv.write(rows, keys[: span.start].flatten(1), values[: span.start].flatten(1))
-    plan = plan_attention(pool.kv, spans[:num_decode], spans[num_decode:], torch.float32)
+    plan = plan_attention(pool.kv, spans[:num_decode], spans[num_decode:], dtype)
     queries = pool.random(sum(num_new), SPEC.num_heads)
     new = [torch.cat([t[-n:] for t, n in zip(part, num_new, strict=True)]) for part in (pool.keys, pool.values)]
     paged = attend(plan, pool.kv, LAYER, queries, *new)
@@ -61,11 +64,33 @@ def plain(pool: Pool, queries: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
         ([23], [23], 0),
         ([23], [4], 0),
         ([3, 6, 90, 110, 12, 30], [1, 1, 1, 1, 12, 7], 4),
+        ([150], [150], 0),
+        ([9, 200, 128], [1, 133, 64], 1),
     ],
 )
 def test_paged_equals_plain(lengths: list[int], num_new: list[int], num_decode: int) -> None:
     paged, expected, _ = run(lengths, num_new, num_decode)
     torch.testing.assert_close(paged, expected)
+
+
+def test_in_bfloat16_paged_stays_near_plain() -> None:
+    paged, expected, _ = run([3, 17, 90, 110, 80], [1, 1, 1, 1, 70], 4, dtype=torch.bfloat16)
+    torch.testing.assert_close(paged.float(), expected.float(), rtol=0.02, atol=0.02)
+
+
+def test_padding_gets_zeros_and_is_not_written() -> None:
+    _, _, pool = run([23, 40], [1, 8], 1)
+    spans = [Span(pool.tables[0], 22, 1), Span(pool.tables[1], 32, 8)]
+    before = pool.hbm.clone()
+    queries = pool.random(16, SPEC.num_heads)
+    keys, values = (
+        torch.cat([t[0][-1:], t[1][-8:], pool.random(7, SPEC.num_kv_heads)]) for t in (pool.keys, pool.values)
+    )
+    plan = plan_attention(pool.kv, spans[:1], spans[1:], torch.float32)
+    attended = attend(plan, pool.kv, LAYER, queries, keys, values)
+    assert attended[:9].abs().min() > 0
+    assert not attended[9:].any()
+    assert torch.equal(pool.hbm, before)
 
 
 def test_only_the_steps_own_positions_are_written() -> None:
