@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup bench reproduce test lint type format micro gpu clean
+.PHONY: help setup bench reproduce readme test lint type format micro gpu clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -26,6 +26,9 @@ bench: setup  ## the main job: compare policies on chatbot, in simulation at pap
 
 reproduce: setup  ## the paper's evaluation, figure by figure (20 minutes on two cores; SCALE=--quick for three)
 	$(BIN)/libra reproduce $(SCALE)
+
+readme: setup  ## README.md, its plot and results/ from the committed rows
+	$(BIN)/python -m bench.readme
 
 test: setup  ## the test suite, a file at a time on each of two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile

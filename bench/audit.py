@@ -83,5 +83,9 @@ class _AuditedExecutor(Executor):
         self._real.remove_adapter(adapter_id)
         self._expected.remove_adapter(adapter_id)
 
+    @property
+    def fallback(self) -> str | None:
+        return self._real.fallback
+
     def describe(self) -> str:
         return self._real.describe()

@@ -8,14 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.settings import CPU, DEFAULT_POLICIES, SIMULATED, BenchSettings
+from bench.settings import CPU, CUDA, DEFAULT_POLICIES, SIMULATED, BenchSettings
 from libra.engine.config import EngineConfig
 from libra.errors import LibraError
 from workloads.demand import ARRIVAL_FORMS
 
 
 def _by_device(field: str) -> str:
-    return f"  \\[default: {getattr(SIMULATED, field):g} simulated, {getattr(CPU, field):g} on cpu]"
+    simulated, cpu, cuda = (getattr(defaults, field) for defaults in (SIMULATED, CPU, CUDA))
+    return f"  \\[default: {simulated:g} simulated, {cpu:g} on cpu, {cuda:g} on cuda]"
 
 
 def settings_of(
@@ -28,18 +29,20 @@ def settings_of(
     policy: Annotated[
         str, typer.Option(help="Policies to compare, by name (see `libra policies`) or path/to/file.py:name.")
     ] = ",".join(DEFAULT_POLICIES),
-    device: Annotated[str, typer.Option(help="sim:h800, sim:h200, sim:a100-80g, sim:a10 or cpu.")] = (
+    device: Annotated[str, typer.Option(help="sim:h800, sim:h200, sim:a100-80g, sim:a10, cpu or cuda.")] = (
         BenchSettings.device
     ),
     model: Annotated[
         str | None,
         typer.Option(
-            help="Simulated: a preset. On cpu: a Hugging Face directory, or `tiny` or `32m` for a random model.  "
-            f"\\[default: {SIMULATED.model} simulated, {CPU.model} on cpu]"
+            help="Simulated: a preset. Else: a Hugging Face directory, `tiny` or `32m` for a small random model, on "
+            "cuda also a preset, with random weights.  "
+            f"\\[default: {SIMULATED.model}, {CPU.model} on cpu]"
         ),
     ] = BenchSettings.model,
     lora_dir: Annotated[
-        Path | None, typer.Option(help="On cpu: the directory of PEFT directories.  \\[default: MODEL/adapters]")
+        Path | None,
+        typer.Option(help="On cpu and cuda: the directory of PEFT directories.  \\[default: MODEL/adapters]"),
     ] = BenchSettings.lora_dir,
     tensor_parallel_size: Annotated[
         int | None, typer.Option(min=1, help="Simulated GPUs.  \\[default: the model's in the paper]")
@@ -97,10 +100,23 @@ def settings_of(
     link_gbps: Annotated[
         float | None, typer.Option(help="Host link, GB/s per direction.  \\[default: the device's; on cpu unthrottled]")
     ] = BenchSettings.link_gbps,
-    dtype: Annotated[str, typer.Option(help="On cpu: float32 or bfloat16.")] = BenchSettings.dtype,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the real engine: float32, bfloat16 or float16."
+            f"  \\[default: {CPU.dtype} on cpu, {CUDA.dtype} on cuda]"
+        ),
+    ] = BenchSettings.dtype,
     backend: Annotated[
-        str, typer.Option(help="Kernels of the real engine: torch or triton (on cpu slow: needs TRITON_INTERPRET=1).")
+        str | None,
+        typer.Option(
+            help="Kernels of the real engine: torch or triton (on cpu slow: needs TRITON_INTERPRET=1)."
+            f"  \\[default: {CPU.backend} on cpu, {CUDA.backend} on cuda]"
+        ),
     ] = BenchSettings.backend,
+    enforce_eager: Annotated[
+        bool, typer.Option("--enforce-eager", help="On cuda: capture no CUDA graphs for decode steps.")
+    ] = BenchSettings.enforce_eager,
     max_num_batched_tokens: Annotated[
         int, typer.Option(help="Tokens of one step.")
     ] = EngineConfig().max_num_batched_tokens,
@@ -152,6 +168,7 @@ def settings_of(
         link_gbps=link_gbps,
         dtype=dtype,
         backend=backend,
+        enforce_eager=enforce_eager,
         warmup_s=warmup_duration,
         goodput=tuple(goodput.split()),
         baseline=baseline,

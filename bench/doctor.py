@@ -164,7 +164,7 @@ def _machine(directory: Path) -> Sequence[Check]:
 
 
 def _devices(packages: Sequence[Check], torch: TorchReport) -> Sequence[Check]:
-    """One check per value of --device, and for the kernels on CUDA, with the reason why one does not work here."""
+    """One check per value of --device, with the reason why one does not work here."""
     cpu_faults = _faults(packages, ("torch", "safetensors", "tokenizers"), torch)
     cuda_faults = _faults(packages, ("torch", "safetensors", "tokenizers", "triton"), torch)
     if not torch.fault and not torch.gpus:
@@ -173,7 +173,7 @@ def _devices(packages: Sequence[Check], torch: TorchReport) -> Sequence[Check]:
     return (
         Check("devices", "--device sim:…", Status.OK, simulated),
         _device("--device cpu", cpu_faults, f"{torch.threads} threads"),
-        _device("make gpu", cuda_faults, "; ".join(torch.gpus)),
+        _device("--device cuda", cuda_faults, "; ".join(torch.gpus)),
     )
 
 

@@ -1,10 +1,11 @@
-"""Where a benchmark runs: a simulated device or this machine's CPU, behind one interface."""
+"""Where a benchmark runs: a simulated device, this machine's CPU or its GPU, behind one interface."""
 
 import os
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bench.settings import CPU, SIMULATED, BenchSettings, DeviceDefaults
+from bench.real_device import REAL_DEVICES
+from bench.settings import SIMULATED, BenchSettings, DeviceDefaults
 from libra.cache.policy import CachePolicy
 from libra.engine.build import CacheSizes, build_simulated_engine, default_hbm_bytes
 from libra.engine.engine import Engine
@@ -13,9 +14,6 @@ from libra.errors import LibraError, unknown
 from libra.spec import DEVICES, MODELS, AdapterSpec, ModelSpec
 from workloads.adapters import assign_ranks
 from workloads.trace import Trace
-
-if TYPE_CHECKING:
-    from libra.model.llama import LlamaModel
 
 OPENMP_SPIN_COUNT = "20000"
 
@@ -89,15 +87,6 @@ def limit_openmp_spinning() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPIN_COUNT)
 
 
-def open_network(name: str, dtype: str) -> "LlamaModel":
-    """The model to measure, a directory or a random one made on first use. Imports torch. Raises LibraError."""
-    limit_openmp_spinning()
-    from bench.platform_cpu import model_directory
-    from libra.model.llama import load_model
-
-    return load_model(model_directory(name, CPU.num_loras, CPU.ranks), dtype)
-
-
 def open_platform(settings: BenchSettings) -> Platform:
     """The platform ``--device`` names. Imports torch only for a real device."""
     kind, _, name = settings.device.partition(":")
@@ -107,9 +96,9 @@ def open_platform(settings: BenchSettings) -> Platform:
             raise LibraError(f"--{option.replace('_', '-')} means nothing on --device {settings.device}; leave it out")
     if kind == "sim":
         return SimulatedPlatform(settings, name)
-    if settings.device == "cpu":
+    if settings.device in REAL_DEVICES:
         limit_openmp_spinning()
-        from bench.platform_cpu import CpuPlatform
+        from bench.platform_real import RealPlatform
 
-        return CpuPlatform(settings)
-    raise unknown("device", settings.device, ["cpu", *(f"sim:{device}" for device in DEVICES)])
+        return RealPlatform(settings)
+    raise unknown("device", settings.device, [*REAL_DEVICES, *(f"sim:{device}" for device in DEVICES)])

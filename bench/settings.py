@@ -42,8 +42,9 @@ class BenchSettings:
     cache_fraction: float | None = None
     host_cache_gib: float | None = None
     link_gbps: float | None = None
-    dtype: str = "float32"
-    backend: str = BACKENDS[0]
+    dtype: str | None = None
+    backend: str | None = None
+    enforce_eager: bool = False
     warmup_s: float = 0.0
     goodput: tuple[str, ...] = ()
     baseline: str | None = None
@@ -64,8 +65,8 @@ class BenchSettings:
             raise LibraError(f"--num-loras is {self.num_loras}; a workload needs at least 1 adapter")
         if self.repeats < 1 or self.seed < 0 or self.warmup_s < 0:
             raise LibraError("--repeats must be at least 1, --seed and --warmup-duration at least 0")
-        if self.backend not in BACKENDS:
-            raise unknown("backend", self.backend, BACKENDS)
+        if self.backend not in (None, *BACKENDS):
+            raise unknown("backend", str(self.backend), BACKENDS)
         if not self.policies:
             raise LibraError("--policy names no policy")
         if len(set(self.policies)) < len(self.policies):
@@ -90,9 +91,13 @@ class DeviceDefaults:
     duration_s: float
     cache_fraction: float | None
     host_cache_gib: float
+    dtype: str = "float32"
+    backend: str = "torch"
 
 
 # The paper's machine: 256 GB of host memory, 50 of its 20/50/100 adapters, 1,800 s (HPCA version, section VI).
 SIMULATED = DeviceDefaults("llama3-8b", 50, (32, 64), Demand.request_rate, Demand.duration_s, None, 256.0)
 # A run that a laptop finishes in about a minute a policy.
 CPU = DeviceDefaults("32m", 8, (16, 32), 0.5, 30.0, 0.75, 4.0)
+# 8B shapes with random weights. The host tier is pinned at the start: its size is one that most machines bear.
+CUDA = DeviceDefaults("llama3-8b", 50, (32, 64), 5.0, 60.0, None, 32.0, "bfloat16", "triton")

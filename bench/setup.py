@@ -94,9 +94,12 @@ def run_setup(
         on_progress = patience.watch(engine, len(setup.trace.requests), on_progress)
     future = setup.future if policy.ranker.needs_future else None
     try:
-        return replay(engine, setup.trace.requests, setup.seed, on_progress, future)
+        result = replay(engine, setup.trace.requests, setup.seed, on_progress, future)
     finally:
         engine.manager.memory.link.close()
+    if engine.executor.fallback is not None:
+        result.extra["backend_fallback"] = engine.executor.fallback
+    return result
 
 
 def check(platform: Platform, policy: CachePolicy, setup: SeedSetup, config: EngineConfig) -> None:

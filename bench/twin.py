@@ -15,9 +15,9 @@ from workloads.trace import Trace
 class SimulatedTwin(Platform):
     """What ``real`` would do if every step and copy took what ``profile`` says."""
 
-    def __init__(self, real: Platform, profile: Profile, config: EngineConfig) -> None:
-        """Raises LibraError when the profile was measured for another model than that of ``real``."""
-        profile.check_use(real.model, "cpu", 1)
+    def __init__(self, real: Platform, profile: Profile, config: EngineConfig, device: str) -> None:
+        """Raises LibraError when the profile was measured for another model or device than that of ``real``."""
+        profile.check_use(real.model, device, 1)
         self.defaults = real.defaults
         self.model = real.model
         self._real = real

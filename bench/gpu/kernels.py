@@ -8,7 +8,6 @@ measured on this device, or flops over the rate measured. Rows are written as th
 check failed; what failed is not timed.
 """
 
-import csv
 import json
 import shlex
 import sys
@@ -16,10 +15,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.gpu.rows import check_row, timed, written
 from libra.errors import LibraError, unknown
 
 if TYPE_CHECKING:
@@ -27,22 +27,6 @@ if TYPE_CHECKING:
 
     from bench.gpu.case import Case, Scale
 
-COLUMNS = (
-    "kernel",
-    "implementation",
-    "dtype",
-    "shape",
-    "error",
-    "error_limit",
-    "check",
-    "median_us",
-    "floor_us",
-    "floor_kind",
-    "of_floor",
-    "gb_per_s",
-    "device",
-    "command",
-)
 KINDS = ("lora", "attention", "layer", "peers")
 DTYPES = ("bfloat16", "float16", "float32")
 
@@ -73,7 +57,7 @@ def main(
     """Checks and times every kernel. Refused rows and failed checks are named; the last line is one JSON object."""
     try:
         settings = KernelSettings(tuple(only.split(",")), tuple(dtype.split(",")), timing, peer_vllm)
-        rows = list(_written(run(settings), out))
+        rows = list(written(run(settings), out))
     except LibraError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
@@ -102,27 +86,12 @@ def run(settings: KernelSettings) -> Iterator[dict[str, object]]:
         ceilings = Ceilings.measure(dtype, device) if settings.timing else None
         for case in _cases(settings, FULL if on_gpu else TINY, dtype, device):
             error = case.error()
-            passed = error <= ERROR_LIMITS[dtype]
-            row: dict[str, object] = {
-                "kernel": case.kernel,
-                "implementation": case.implementation,
-                "dtype": name,
-                "shape": " ".join(f"{key}={value}" for key, value in case.shape.items()),
-                "error": f"{error:.2e}",
-                "error_limit": ERROR_LIMITS[dtype],
-                "check": "ok" if passed else "failed",
-                "device": torch.cuda.get_device_name(device) if on_gpu else "cpu, interpreted",
-                "command": command,
-            }
-            if ceilings is not None and passed:
-                seconds, (floor, kind) = case_seconds(case), ceilings.floor_s(case)
-                row |= {
-                    "median_us": round(seconds * 1e6, 2),
-                    "floor_us": round(floor * 1e6, 2),
-                    "floor_kind": kind,
-                    "of_floor": round(floor / seconds, 3),
-                    "gb_per_s": round(case.num_bytes / seconds / 1e9, 1),
-                }
+            shape = " ".join(f"{key}={value}" for key, value in case.shape.items())
+            row = check_row(case.kernel, case.implementation, name, shape, error, ERROR_LIMITS[dtype])
+            row |= {"device": torch.cuda.get_device_name(device) if on_gpu else "cpu, interpreted", "command": command}
+            if ceilings is not None and row["check"] == "ok":
+                floor, kind = ceilings.floor_s(case)
+                row = timed(row, case_seconds(case), floor, kind, case.num_bytes)
             yield row
 
 
@@ -140,33 +109,6 @@ def _cases(settings: KernelSettings, scale: "Scale", dtype: "torch.dtype", devic
     }
     for name in settings.only:
         yield from sources[name](scale, dtype, device)
-
-
-def _written(rows: Iterator[dict[str, object]], out: Path | None) -> Iterator[dict[str, object]]:
-    """The rows, each printed and on disk before the next is begun."""
-    if out is None:
-        yield from map(_shown, rows)
-        return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", encoding="utf-8", newline="") as file:
-        writer = _writer(file)
-        for row in rows:
-            writer.writerow(row)
-            file.flush()
-            yield _shown(row)
-
-
-def _writer(file: TextIO) -> "csv.DictWriter[str]":
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    return writer
-
-
-def _shown(row: dict[str, object]) -> dict[str, object]:
-    speed = f"{row['median_us']} us, {row['of_floor']} of its floor" if "median_us" in row else "not timed"
-    name = f"{row['kernel']}, {row['implementation']}, {row['dtype']}"
-    typer.echo(f"{name}: {row['shape']}: {row['check']} ({row['error']}), {speed}")
-    return row
 
 
 if __name__ == "__main__":

@@ -7,14 +7,20 @@ from typing import Any
 Row = Mapping[str, str]
 
 _KEY = (
-    "Kernels: median time in us and, in brackets, the floor's share of it. The floor is the least bytes over this "
-    "device's measured bandwidth, or flops over its measured rate. Every row was checked against a reference before it "
-    "was timed."
+    "Kernels, steps and swaps: median time in us and, in brackets, the floor's share of it. The floor is the least "
+    "bytes over this device's measured bandwidth, or flops over its measured rate. Every row was checked against a "
+    "reference before it was timed."
 )
+_ENGINE_KEY = (
+    "The engine on this device beside its simulation with the profile measured on it, cache half the working set, "
+    "times in ms."
+)
+_ENGINE_METRICS = ("mean_step_ms", "mean_ttft_ms", "p95_ttft_ms", "mean_tpot_ms", "p95_tpot_ms", "adapter_hit_rate")
 
 
-def readme_text(rows: Sequence[Row], meta: Mapping[str, Any]) -> str:
-    """Markdown: where and how, what each stage came to, and one table per kernel."""
+def readme_text(rows: Sequence[Row], meta: Mapping[str, Any], validation: Sequence[Row] = ()) -> str:
+    """Markdown: where and how, what each stage came to, the engine measured and simulated, and one table per kernel.
+    ``validation`` are the rows of `libra validate`."""
     lines = [
         f"# {meta['device']}",
         "",
@@ -26,11 +32,28 @@ def readme_text(rows: Sequence[Row], meta: Mapping[str, Any]) -> str:
         *(f"| {s['name']} | {s['status']} | {s['seconds']:.0f} | {_escape(s['detail'])} |" for s in meta["stages"]),
         "",
     ]
+    if validation:
+        lines += [_ENGINE_KEY, "", *_engine_table(validation), ""]
     if rows:
         lines += [_KEY, "", *_overview(rows)]
     for kernel in dict.fromkeys((row["kernel"], row["dtype"]) for row in rows):
         lines += ["", *_kernel_table(*kernel, [row for row in rows if (row["kernel"], row["dtype"]) == kernel])]
     return "\n".join(lines) + "\n"
+
+
+def _engine_table(validation: Sequence[Row]) -> list[str]:
+    """Metrics down, policies across: measured -> simulated."""
+    policies = list(dict.fromkeys(row["policy"] for row in validation))
+    cells = {
+        (row["metric"], row["policy"]): f"{_short(row['real'])} → {_short(row['simulated'])}" for row in validation
+    }
+    lines = [f"| measured → simulated | {' | '.join(policies)} |", "|---" * (len(policies) + 1) + "|"]
+    known = [metric for metric in _ENGINE_METRICS if any((metric, policy) in cells for policy in policies)]
+    return lines + [f"| {m} | {' | '.join(cells.get((m, policy), '') for policy in policies)} |" for m in known]
+
+
+def _short(figure: str) -> str:
+    return f"{float(figure):.3g}" if figure else "-"
 
 
 def _overview(rows: Sequence[Row]) -> list[str]:

@@ -1,8 +1,8 @@
 """All that is measured on a GPU, in one command of under nine minutes: `make gpu`, or `python -m bench.gpu.run_all`.
 
 It needs a checkout, torch, triton, numpy, pandas, typer, rich, safetensors, transformers and peft; with pytest it also
-runs the tests that need a GPU. Writes results/gpu/<device>/: kernels.csv, meta.json, and README.md made of both. Exit
-code 2 without a CUDA device, 1 when a stage fails.
+runs the tests that need a GPU. Writes results/gpu/<device>/: rows of kernels, steps and swaps, runs of the engine, a
+profile, meta.json, and README.md made of them. Exit code 2 without a CUDA device, 1 when a stage fails.
 """
 
 import csv
@@ -19,7 +19,7 @@ import typer
 from bench.doctor import probe_torch
 from bench.documents import to_json
 from bench.gpu.readme import readme_text
-from bench.gpu.stages import KERNEL_ROWS, StageResult, plan, run_stages
+from bench.gpu.stages import KERNEL_ROWS, PEFT_ROWS, STEP_ROWS, StageResult, plan, run_stages
 from bench.machine import describe_machine, package_version, package_versions, source_revision
 from libra.errors import LibraError
 
@@ -31,8 +31,14 @@ _FAULTS = ("failed", "out of time")
 def main(
     out: Annotated[Path, typer.Option(help="Directory of the directories of devices.")] = Path("results/gpu"),
     peer_vllm: Annotated[Path | None, typer.Option(help="Directory that holds the package vllm, 0.33.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the stages and run none.")] = False,
 ) -> None:
     """Runs every stage and writes results/gpu/<device>/."""
+    if dry_run:
+        for stage in plan(out / "DEVICE", peer_vllm):
+            command = shlex.join(["python", "-m", *stage.arguments])
+            typer.echo(f"{stage.name}, at most {stage.limit_s:.0f} s: {stage.absent or command}")
+        return
     try:
         device = find_device()
         if peer_vllm is not None and not (peer_vllm / "vllm").is_dir():
@@ -66,16 +72,19 @@ def run_all(device: str, out: Path, peer_vllm: Path | None) -> list[StageResult]
             staging = Path(name)
             results = list(run_stages(plan(staging, peer_vllm), ROOT, typer.echo))
             meta = _meta(device, results)
-            rows = read_rows(staging / KERNEL_ROWS)
-            (staging / "README.md").write_text(readme_text(rows, meta), encoding="utf-8")
+            rows = [row for name in (KERNEL_ROWS, STEP_ROWS, PEFT_ROWS) for row in read_rows(staging / name)]
+            text = readme_text(rows, meta, read_rows(staging / "validate" / "validation.csv"))
+            (staging / "README.md").write_text(text, encoding="utf-8")
             (staging / "meta.json").write_text(to_json(meta, indent=1) + "\n", encoding="utf-8")
-            for path in sorted(staging.iterdir()):
+            for path in sorted(staging.rglob("*")):
                 if path.is_file():
-                    path.replace(target / path.name)
+                    place = target / path.relative_to(staging)
+                    place.parent.mkdir(exist_ok=True)
+                    path.replace(place)
     except OSError as error:
         raise LibraError(f"{target}: cannot be written ({error.strerror}); give another --out") from error
     statuses = {result.name: result.status for result in results}
-    typer.echo(to_json({"device": device, "out": str(target), "kernel_rows": len(rows), "stages": statuses}))
+    typer.echo(to_json({"device": device, "out": str(target), "rows": len(rows), "stages": statuses}))
     return results
 
 
@@ -85,7 +94,7 @@ def slug(device: str) -> str:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The kernel rows; none where the stage wrote none."""
+    """The rows of a file; none where its stage wrote none."""
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:

@@ -9,22 +9,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.real_device import check_measurable
-from libra.errors import LibraError
-
 # Under nine minutes with what starting and writing take.
 BUDGET_S = 520.0
-KERNEL_ROWS = "kernels.csv"
+KERNEL_ROWS, STEP_ROWS, PEFT_ROWS, PROFILE = "kernels.csv", "steps.csv", "peft.csv", "profile.json"
+
+_GPU_TESTS = ("tests/libra/kernels", "tests/libra/engine/test_device_executor.py")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """``arguments`` follow ``python -m``. ``absent`` says why the stage cannot run, "" when it can."""
+    """``arguments`` follow ``python -m``. ``absent`` says why the stage cannot run, "" when it can; ``needs`` a file,
+    and why it cannot without."""
 
     name: str
     arguments: tuple[str, ...]
     limit_s: float
     absent: str = ""
+    needs: tuple[Path, str] | None = None
+
+    def obstacle(self) -> str:
+        """Why it cannot run now, "" when it can."""
+        if not self.absent and self.needs is not None and not self.needs[0].is_file():
+            return self.needs[1]
+        return self.absent
 
 
 @dataclass(frozen=True)
@@ -42,23 +49,44 @@ class StageResult:
 
 
 def plan(directory: Path, peer_vllm: Path | None) -> list[Stage]:
-    """All stages, results going to ``directory``. Those that need the engine on CUDA run once there is one."""
-    engine = _cuda_engine_fault()
-    load = ("--device", "cuda", "--workload", "chatbot")
+    """All stages, results going to ``directory``. None needs another but validate, which takes the profile."""
+    cache = ("--cache-fraction", "0.5", "--host-cache-gib", "16", "--max-num-seqs", "64")
+    load = ("--device", "cuda", "--workload", "chatbot", *cache, "--policy", "fastlibra,vllm,slora")
     peers = () if peer_vllm is None else ("--peer-vllm", str(peer_vllm))
-    profile = str(directory / "profile.json")
+    profile = directory / PROFILE
+    engine, results = _missing("xxhash"), _missing("xxhash", "pyarrow")
+    measured = f"needs {PROFILE} of the stage before"
     return [
-        Stage("GPU tests", ("pytest", "-m", "gpu", "tests/libra/kernels"), 150.0, _missing("pytest", "xxhash")),
-        Stage("kernels", ("bench.gpu.kernels", "--out", str(directory / KERNEL_ROWS), *peers), 240.0),
-        Stage("engine benchmark", ("bench.cli", "bench", *load, "--out", str(directory / "engine")), 120.0, engine),
-        Stage("profile", ("bench.cli", "profile", "--device", "cuda", "--out", profile), 90.0, engine),
+        Stage("GPU tests", ("pytest", "-m", "gpu", *_GPU_TESTS), 80.0, _missing("pytest", "xxhash")),
+        Stage("kernels", ("bench.gpu.kernels", "--out", str(directory / KERNEL_ROWS), *peers), 120.0),
+        Stage("steps and swaps", ("bench.gpu.steps", "--out", str(directory / STEP_ROWS)), 70.0, engine),
         Stage(
-            "validate",
-            ("bench.cli", "validate", *load, "--profile", profile, "--out", str(directory / "validate")),
-            120.0,
+            "engine benchmark",
+            ("bench.cli", "bench", *load, "--duration", "12", "--disable-tqdm", "--out", str(directory / "engine")),
+            90.0,
+            results,
+        ),
+        Stage(
+            "profile",
+            ("bench.cli", "profile", "--device", "cuda", "--rounds", "3", "--budget", "0", "--out", str(profile)),
+            50.0,
             engine,
         ),
-    ]
+        Stage(
+            "validate",
+            ("bench.cli", "validate", *load, "--duration", "8", "--disable-tqdm", "--profile", str(profile),
+             "--out", str(directory / "validate")),
+            60.0,
+            engine,
+            needs=(profile, measured),
+        ),
+        Stage(
+            "against peft",
+            ("bench.gpu.peft_engine", "--out", str(directory / PEFT_ROWS)),
+            50.0,
+            _missing("transformers", "peft", "xxhash"),
+        ),
+    ]  # fmt: skip
 
 
 def run_stages(stages: list[Stage], root: Path, say: Callable[[str], None]) -> Iterator[StageResult]:
@@ -66,8 +94,8 @@ def run_stages(stages: list[Stage], root: Path, say: Callable[[str], None]) -> I
     started_s = time.monotonic()
     for stage in stages:
         left_s = BUDGET_S - (time.monotonic() - started_s)
-        if stage.absent:
-            result = StageResult(stage.name, "absent", 0.0, stage.absent, "")
+        if stage.obstacle():
+            result = StageResult(stage.name, "absent", 0.0, stage.obstacle(), "")
         elif left_s < 1:
             result = StageResult(stage.name, "out of time", 0.0, "the stages before it took all the time", "")
         else:
@@ -90,14 +118,6 @@ def _run(stage: Stage, root: Path, limit_s: float) -> StageResult:
     status = "ok" if done.returncode == 0 else "failed"
     detail = (lines[0] if status == "ok" else lines[-1]) if lines else f"exit code {done.returncode}"
     return StageResult(stage.name, status, time.monotonic() - started_s, detail, " ".join(command))
-
-
-def _cuda_engine_fault() -> str:
-    try:
-        check_measurable("cuda")
-    except LibraError:
-        return "not built yet: there is no engine on CUDA in this version"
-    return ""
 
 
 def _missing(*packages: str) -> str:

@@ -8,7 +8,7 @@ from libra.cache.fastlibra import FASTLIBRA
 LIBRA = replace(
     FASTLIBRA,
     name="libra",
-    summary="fastlibra with learnt time to reuse as ranker, early saves into free host memory, patient admission",
+    summary="fastlibra that admits while steps compute, residents and short work first, with learnt time to reuse",
     ranker=ExpectedReuse(),
     write_back="into_free",
     scheduler="resident_first",

@@ -1,73 +1,162 @@
 """The memory of the two tiers, one tensor each, and the copies between them."""
 
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from libra.engine.device import CpuDevice, Device
 from libra.engine.link import Copier, Direction, Transfer
 from libra.errors import LibraError
-from libra.model.adapter_store import AdapterStore
-from libra.spec import ModelSpec
+from libra.model.adapter_weights import AdapterWeights
+from libra.spec import GIB, ModelSpec
 
 Bytes = npt.NDArray[np.uint8]
+
+# What a lane is given ahead, so that the next copy begins when one ends. A demand waits for so much at most.
+WINDOW_BYTES = 64 << 20
 
 
 class Arenas:
     """Blocks of both tiers: ``hbm`` and ``host``, each a tensor [num_blocks, block_elems] of KV and adapter weights.
 
-    Memory starts as zeros that the system hands out on first touch, so a large host tier costs nothing until used,
-    and padding that attention reads behind a mask is never NaN. ``hbm_bytes`` and ``host_bytes`` are the same memory
-    as [num_blocks, block_bytes] for plain copies.
+    HBM starts as zeros, so that padding which attention reads behind a mask is never NaN. On a CPU the system hands out
+    memory on first touch, so that a large host tier costs nothing until used; for a GPU the host tier is pinned.
     """
 
     def __init__(
-        self, model: ModelSpec, block_tokens: int, hbm_blocks: int, host_blocks: int, dtype: torch.dtype
+        self,
+        model: ModelSpec,
+        block_tokens: int,
+        hbm_blocks: int,
+        host_blocks: int,
+        dtype: torch.dtype,
+        device: Device | None = None,
     ) -> None:
-        """Raises LibraError when the system refuses the memory."""
+        """``device`` None is the CPU. Raises LibraError when the memory is not to be had."""
+        device = device or CpuDevice()
         block_elems = model.block_elems(block_tokens)
-        block_bytes = block_elems * dtype.itemsize
+        gib = block_elems * dtype.itemsize / GIB
         try:
-            self.hbm_bytes: Bytes = np.zeros((hbm_blocks, block_bytes), dtype=np.uint8)
-            self.host_bytes: Bytes = np.zeros((host_blocks, block_bytes), dtype=np.uint8)
+            self.hbm = device.zeros((hbm_blocks, block_elems), dtype)
         except MemoryError as error:
             raise LibraError(
-                f"{hbm_blocks} + {host_blocks} blocks of {block_bytes} bytes do not fit this machine's memory; "
-                "use a smaller cache or host tier"
+                f"an HBM cache of {hbm_blocks} blocks ({hbm_blocks * gib:.2f} GiB) does not fit: {error}; lower "
+                "--hbm-cache-gib or --cache-fraction"
             ) from error
-        self.hbm = torch.from_numpy(self.hbm_bytes.reshape(-1)).view(dtype).view(hbm_blocks, block_elems)
-        self.host = torch.from_numpy(self.host_bytes.reshape(-1)).view(dtype).view(host_blocks, block_elems)
+        try:
+            self.host = device.host((host_blocks, block_elems), dtype)
+        except MemoryError as error:
+            raise LibraError(
+                f"a host cache of {host_blocks} blocks ({host_blocks * gib:.2f} GiB) does not fit: {error}; lower "
+                "--host-cache-gib"
+            ) from error
+
+    @property
+    def hbm_bytes(self) -> Bytes:
+        """HBM as [num_blocks, block_bytes], on a CPU."""
+        return _as_bytes(self.hbm)
+
+    @property
+    def host_bytes(self) -> Bytes:
+        """The host tier as [num_blocks, block_bytes]."""
+        return _as_bytes(self.host)
 
 
-class ArenaCopier(Copier):
+class TierCopier(Copier):
+    """Copies between the arenas of an engine."""
+
+    @abstractmethod
+    def fill_host(self, adapter_id: str, host_blocks: Items[int]) -> None:
+        """Puts an adapter whose home is host memory there. Raises LibraError when it cannot be read."""
+
+
+class ArenaCopier(TierCopier):
     """Copies blocks with NumPy, which releases the interpreter lock and, unlike torch, starts no threads of its own
     that would take the cores from the computation."""
 
-    def __init__(self, arenas: Arenas, adapters: AdapterStore) -> None:
-        self._arenas = arenas
+    def __init__(self, arenas: Arenas, adapters: AdapterWeights) -> None:
+        self._hbm, self._host = arenas.hbm_bytes, arenas.host_bytes
         self._adapters = adapters
 
     def copy(self, transfer: Transfer) -> None:
         """Raises LibraError when an adapter cannot be read from disk."""
-        hbm, host = self._arenas.hbm_bytes, self._arenas.host_bytes
         if transfer.direction is Direction.DISK:
-            self._fill(hbm, transfer.adapter_id, transfer.hbm_blocks)
+            self._fill(self._hbm, transfer.adapter_id, transfer.hbm_blocks)
         elif transfer.direction is Direction.IN:
-            _copy_blocks(host, transfer.host_blocks, hbm, transfer.hbm_blocks)
+            _copy_blocks(self._host, transfer.host_blocks, self._hbm, transfer.hbm_blocks)
         else:
-            _copy_blocks(hbm, transfer.hbm_blocks, host, transfer.host_blocks)
+            _copy_blocks(self._hbm, transfer.hbm_blocks, self._host, transfer.host_blocks)
 
     def fill_host(self, adapter_id: str, host_blocks: Items[int]) -> None:
-        """Puts an adapter whose home is host memory there. Raises LibraError when it cannot be read."""
-        self._fill(self._arenas.host_bytes, adapter_id, host_blocks)
+        self._fill(self._host, adapter_id, host_blocks)
 
     def _fill(self, target: Bytes, adapter_id: str | None, blocks: Items[int]) -> None:
-        if adapter_id is None:
-            raise ValueError("a transfer from disk must name its adapter")
-        packed = self._adapters.packed(adapter_id).view(torch.uint8).numpy()
+        packed = _packed(self._adapters, adapter_id).view(torch.uint8).numpy()
         for block, content in zip(blocks, packed, strict=True):
             target[block] = content
+
+
+class LaneCopier(TierCopier):
+    """Copies blocks on the device's own lanes, one for each direction, without waiting for them."""
+
+    window_bytes = WINDOW_BYTES
+
+    def __init__(self, arenas: Arenas, adapters: AdapterWeights, device: Device) -> None:
+        self._hbm, self._host = arenas.hbm, arenas.host
+        self._adapters = adapters
+        self._device = device
+        self._lanes = {direction: device.lane() for direction in Direction}
+
+    def copy(self, transfer: Transfer) -> None:
+        self.begin(transfer)()
+
+    def begin(self, transfer: Transfer) -> Callable[[], float]:
+        """Raises LibraError when an adapter cannot be read from disk."""
+        # Held until the copy is done: an adapter from disk is in no arena.
+        pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+        def work() -> None:
+            # In the lane too, since an adapter may be made on the device.
+            pairs.extend(self._pairs(transfer))
+            for source, target in pairs:
+                target.copy_(source, non_blocking=True)
+
+        mark = self._lanes[transfer.direction].run(work)
+
+        def wait() -> float:
+            mark.wait()
+            pairs.clear()
+            return mark.seconds()
+
+        return wait
+
+    def fill_host(self, adapter_id: str, host_blocks: Items[int]) -> None:
+        for content, block in zip(_packed(self._adapters, adapter_id), host_blocks, strict=True):
+            self._host[block].copy_(content, non_blocking=True)
+        self._device.mark().wait()
+
+    def _pairs(self, transfer: Transfer) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Source and target of each block."""
+        hbm = (self._hbm[block] for block in transfer.hbm_blocks)
+        if transfer.direction is Direction.DISK:
+            return zip(_packed(self._adapters, transfer.adapter_id), hbm, strict=True)
+        host = (self._host[block] for block in transfer.host_blocks)
+        return zip(host, hbm, strict=True) if transfer.direction is Direction.IN else zip(hbm, host, strict=True)
+
+
+def _packed(adapters: AdapterWeights, adapter_id: str | None) -> torch.Tensor:
+    if adapter_id is None:
+        raise ValueError("a transfer from disk must name its adapter")
+    return adapters.packed(adapter_id)
+
+
+def _as_bytes(tensor: torch.Tensor) -> Bytes:
+    view: Bytes = tensor.view(torch.uint8).numpy()
+    return view
 
 
 def _copy_blocks(source: Bytes, source_blocks: Items[int], target: Bytes, target_blocks: Items[int]) -> None:

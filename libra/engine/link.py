@@ -1,6 +1,7 @@
 """Transfers between host memory (or disk) and HBM: the contract."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import NamedTuple
@@ -101,8 +102,24 @@ class Link(ABC):
 
 
 class Copier(ABC):
-    """Moves the data of a transfer between real arenas."""
+    """Moves the data of a transfer between real arenas.
+
+    ``window_bytes``: how much may be begun before what was begun earlier has ended; 0 where copies are not begun but
+    done.
+    """
+
+    window_bytes = 0
 
     @abstractmethod
     def copy(self, transfer: Transfer) -> None:
         """Copies the blocks; returns when they are in place. Raises LibraError when the source cannot be read."""
+
+    def begin(self, transfer: Transfer) -> Callable[[], float | None]:
+        """Begins to copy the blocks. What it returns waits until they are in place, and gives the seconds that the
+        copy itself took, None where nobody knows. Raises as ``copy`` does; so does what it returns."""
+        self.copy(transfer)
+        return _nobody_knows
+
+
+def _nobody_knows() -> None:
+    """What has been waited for already."""

@@ -2,17 +2,21 @@
 
 import threading
 from collections import deque
+from collections.abc import Callable
 
 from libra.clock import Clock
 from libra.engine.link import Copier, Direction, Link, Priority, Transfer
 from libra.errors import LibraError
+
+_Wait = Callable[[], float | None]
 
 # What an unthrottled channel is assumed to move before it has moved anything: memory to memory, or from a local disk.
 _FIRST_GUESS_BYTES_PER_S = {Direction.IN: 5e9, Direction.OUT: 5e9, Direction.DISK: 5e8}
 
 
 class ThreadLink(Link):
-    """Real copies: a thread per direction calls ``copier``; demand before prefetch, first come first served within.
+    """Real copies: a thread per direction calls ``copier``; demand before prefetch, first come first served within. A
+    copier that only begins copies is kept supplied, so that nothing idles between them.
 
     ``gbps`` is the bandwidth of each direction between host and HBM, and ``disk_gbps`` that from disk, in GB/s (1e9
     bytes a second, not bits): a transfer takes at least bytes / bandwidth, the rest being slept. None does not slow.
@@ -66,15 +70,11 @@ class ThreadLink(Link):
             self._shared.changed.wait_for(lambda: transfer.finished_s is not None)
 
     def queue_seconds(self, direction: Direction, num_bytes: int) -> float:
-        """From the bytes ahead: those of demand transfers that wait, and of the one under way less what has passed."""
+        """From the bytes ahead: those of demand transfers that wait, and of those under way less what has passed."""
         channel = self._channels[direction]
         with self._shared.changed:
             ahead = sum(transfer.num_bytes for transfer in channel.queues[Priority.DEMAND])
-            seconds = (ahead + num_bytes) / channel.bytes_per_s()
-            if channel.current is not None and channel.current.started_s is not None:
-                ends_s = channel.current.started_s + channel.current.num_bytes / channel.bytes_per_s()
-                seconds += max(ends_s - self._clock.now(), 0.0)
-            return seconds
+            return channel.remaining_s(self._clock.now()) + (ahead + num_bytes) / channel.bytes_per_s()
 
     def bytes_per_s(self, direction: Direction) -> float:
         """The limit given, else the mean of the copies so far."""
@@ -101,55 +101,92 @@ class _Shared:
 
 
 class _Channel(threading.Thread):
-    """One direction: takes the next transfer, copies it, waits until it may be done, reports it."""
+    """One direction: begins the next transfers as far as the copier's window allows, waits for the oldest until it may
+    be done, reports it. A throttled channel has one under way at a time."""
 
     def __init__(self, direction: Direction, copier: Copier, clock: Clock, gbps: float | None, shared: _Shared) -> None:
         super().__init__(name=f"link {direction.value}", daemon=True)
         self.queues: dict[Priority, deque[Transfer]] = {priority: deque() for priority in Priority}
-        self.current: Transfer | None = None
+        self._under_way: deque[tuple[Transfer, _Wait]] = deque()
         self._copier = copier
         self._clock = clock
         self._limit = None if gbps is None else gbps * 1e9
+        self._window = copier.window_bytes if gbps is None else 0
         self._shared = shared
         self._copied_bytes, self._copy_seconds = _FIRST_GUESS_BYTES_PER_S[direction] * 1e-3, 1e-3
 
     def bytes_per_s(self) -> float:
         return self._limit or self._copied_bytes / self._copy_seconds
 
+    def remaining_s(self, now_s: float) -> float:
+        """Estimated time until what is under way has ended. Call it with ``changed`` held."""
+        if not self._under_way:
+            return 0.0
+        (oldest, _), rate = self._under_way[0], self.bytes_per_s()
+        assert oldest.started_s is not None
+        others = sum(transfer.num_bytes for transfer, _ in self._under_way) - oldest.num_bytes
+        return max(oldest.started_s + oldest.num_bytes / rate - now_s, 0.0) + others / rate
+
     def run(self) -> None:
-        while (transfer := self._next()) is not None:
-            try:
-                self._copier.copy(transfer)
-            except Exception as error:  # noqa: BLE001 - handed to the engine's thread with the transfer
-                transfer.error = _as_fault(transfer, error)
-            self._finish(transfer)
+        while True:
+            transfer = self._next()
+            if transfer is not None:
+                self._begin(transfer)
+            elif self._under_way:
+                self._finish(*self._under_way[0])
+            else:
+                return
 
     def _next(self) -> Transfer | None:
-        """The next transfer, marked as started, once there is one; None when the link is closed."""
+        """The transfer to begin now, marked as started. Waits for one while none is under way; None when there is none
+        to begin before the oldest has ended, or when the link is closed."""
         with self._shared.changed:
-            self._shared.changed.wait_for(lambda: self._shared.closed or any(self.queues.values()))
-            if self._shared.closed:
+            if not self._under_way:
+                self._shared.changed.wait_for(lambda: self._shared.closed or any(self.queues.values()))
+            ahead = sum(transfer.num_bytes for transfer, _ in self._under_way)
+            is_full = bool(self._under_way) and ahead >= self._window
+            if self._shared.closed or is_full or not any(self.queues.values()):
                 return None
             queue = next(self.queues[priority] for priority in Priority if self.queues[priority])
-            self.current = queue.popleft()
-            self.current.started_s = self._clock.now()
-            return self.current
+            transfer = queue.popleft()
+            transfer.started_s = self._clock.now()
+            # Under way from here, so that an estimate never misses it.
+            self._under_way.append((transfer, _not_begun))
+            return transfer
 
-    def _finish(self, transfer: Transfer) -> None:
-        """Holds the transfer back until the limit allows it to be done, then hands it to ``poll``."""
+    def _begin(self, transfer: Transfer) -> None:
+        wait: _Wait = _not_begun
+        try:
+            wait = self._copier.begin(transfer)
+        except Exception as error:  # noqa: BLE001 - handed to the engine's thread with the transfer
+            transfer.error = _as_fault(transfer, error)
+        with self._shared.changed:
+            self._under_way[-1] = (transfer, wait)
+
+    def _finish(self, transfer: Transfer, wait: "_Wait") -> None:
+        """Holds the oldest transfer back until it is there and the limit allows it, then hands it to ``poll``."""
+        copy_s = None
+        try:
+            copy_s = wait()
+        except Exception as error:  # noqa: BLE001 - handed to the engine's thread with the transfer
+            transfer.error = _as_fault(transfer, error)
         with self._shared.changed:
             assert transfer.started_s is not None
             elapsed = self._clock.now() - transfer.started_s
             if transfer.error is None:
                 self._copied_bytes += transfer.num_bytes
-                self._copy_seconds += elapsed
+                self._copy_seconds += elapsed if copy_s is None else copy_s
             if self._limit is not None and transfer.error is None:
                 rest = transfer.num_bytes / self._limit - elapsed
                 self._shared.changed.wait_for(lambda: self._shared.closed, timeout=max(rest, 0.0))
-            self.current = None
+            self._under_way.popleft()
             transfer.finished_s = self._clock.now()
             self._shared.finished.append(transfer)
             self._shared.changed.notify_all()
+
+
+def _not_begun() -> None:
+    """What stands for the wait of a transfer that has not begun, or failed to."""
 
 
 def _as_fault(transfer: Transfer, error: Exception) -> LibraError:

@@ -49,14 +49,17 @@ class AttentionConfig:
 
 # Programs wanted in flight: about four on each of an H100's or H200's 132 processors.
 _WANTED_PROGRAMS = 512
-_MIN_SPLIT_TOKENS = 256
-_MAX_SPLITS = 32
+MIN_SPLIT_TOKENS = 256
+MAX_SPLITS = 32
 
 
 def decode_config(num_sequences: int, longest: int, kv_heads: int, group: int, element_bytes: int) -> AttentionConfig:
-    """One token each: as many splits as fill the device, none shorter than is worth merging. ``longest`` in tokens."""
-    wanted = ceil_div(_WANTED_PROGRAMS, max(1, num_sequences * kv_heads))
-    splits = max(1, min(wanted, longest // _MIN_SPLIT_TOKENS, _MAX_SPLITS))
+    """One token each: as many splits as fill the device, none shorter than is worth merging. ``longest`` in tokens.
+
+    Splits are a power of two: the kernel is compiled anew for each number of them.
+    """
+    wanted = min(ceil_div(_WANTED_PROGRAMS, max(1, num_sequences * kv_heads)), longest // MIN_SPLIT_TOKENS)
+    splits = min(MAX_SPLITS, 1 << max(0, wanted.bit_length() - 1))
     return AttentionConfig(max(16, power_of_two(group)), 64 if element_bytes == 2 else 32, splits, 4, 3)
 
 

@@ -10,13 +10,14 @@ from libra.errors import unknown
 from libra.kernels import BACKENDS
 from libra.kernels.activation import silu_mul
 from libra.kernels.attention import attend
-from libra.kernels.lora import LoraBatch, expand, shrink
+from libra.kernels.decode_slots import TritonSlots
 from libra.kernels.norm import add_rms_norm
+from libra.kernels.paged_adapters import PagedAdapters
 from libra.kernels.rope import rotate_and_write
 from libra.kernels.step_plan import StepPlanner
 from libra.model.attention import Span
-from libra.model.backend import AdapterUse, Backend, Planner, StepPlan, TorchBackend
-from libra.model.lora import ActiveAdapters, ModuleGroup, module_groups
+from libra.model.backend import AdapterUse, Backend, DecodeSlots, Planner, StepPlan, TorchBackend
+from libra.model.lora import module_groups
 from libra.model.packing import UnitLayout
 from libra.model.paged_kv import PagedKV
 from libra.spec import ModelSpec
@@ -57,36 +58,22 @@ class TritonBackend(Backend):
         return silu_mul(gate_up)
 
 
-class PagedAdapters(ActiveAdapters):
-    """One step's adapters, read where they lie in the pool."""
-
-    def __init__(self, batch: LoraBatch, arena: torch.Tensor, num_layers: int, groups: Items[ModuleGroup]) -> None:
-        self._batch = batch
-        self._arena = arena
-        self._num_layers = num_layers
-        self._groups = groups
-        widest = max(len(group.modules) for group in groups)
-        # Launches follow one another on a stream, so all layers and groups share it.
-        self._shrunk = batch.new_shrunk(widest, arena.device, arena.dtype)
-
-    def add(self, layer: int, group: int, x: torch.Tensor, out: torch.Tensor) -> None:
-        modules = self._groups[group]
-        shrink(self._batch, self._arena, self._num_layers, layer, modules, x, self._shrunk)
-        expand(self._batch, self._arena, self._num_layers, layer, modules, self._shrunk, out)
-
-
 class _TritonPlanner(Planner):
     reads_adapters = True
 
     def __init__(self, kv: PagedKV, model: ModelSpec, layouts: Mapping[str, UnitLayout]) -> None:
         self._planner = StepPlanner(kv, model, layouts)
+        self._kv = kv
+        self._model = model
         self._arena = kv.rows.view(-1, model.block_elems(kv.block_tokens))
-        self._num_layers = model.num_layers
         self._groups = module_groups(model)
 
     def plan(self, decode: Items[Span], prefill: Items[Span], use: AdapterUse | None) -> StepPlan:
         step = self._planner.plan(decode, prefill, use)
         adapters = None
         if step.lora is not None:
-            adapters = PagedAdapters(step.lora, self._arena, self._num_layers, self._groups)
+            adapters = PagedAdapters(step.lora, self._arena, self._model.num_layers, self._groups)
         return StepPlan(step, adapters)
+
+    def decode_slots(self, capacity: int, max_length: int) -> DecodeSlots:
+        return TritonSlots(self._kv, self._model, self._planner.layouts, capacity, max_length)

@@ -70,10 +70,12 @@ def lora_config(num_tokens: int, num_adapters: int, is_decode: bool) -> LoraConf
 
 
 class LoraLayouts:
-    """Every adapter's layout in the form of records, made once."""
+    """Every adapter's layout in the form of records, made once. ``max_blocks``: of the largest adapter, 0 without any;
+    ``max_rank`` bounds every rank; ``alignment``: see ``libra.kernels.lora.LoraBatch``."""
 
     def __init__(self, layouts: Mapping[str, UnitLayout], element_bytes: int) -> None:
         self._records = {name: _record(layout) for name, layout in layouts.items()}
+        self.max_blocks = max((layout.num_blocks for layout in layouts.values()), default=0)
         self.max_rank = power_of_two(max([_MIN_BLOCK_RANK, *(layout.spec.rank for layout in layouts.values())]))
         starts = [start for layout in layouts.values() for start in _starts(layout)]
         widest = _WIDEST_LOAD_BYTES // element_bytes
@@ -101,13 +103,17 @@ class LoraLayouts:
         sizes = [len(blocks[name]) for name in used]
         records[:, RECORD_TABLE] = np.cumsum(sizes) - sizes
         tables = np.concatenate([np.asarray(blocks[name], dtype=np.int32) for name in used])
-        config = replace(
+        tiles = _tiles(counts, config.block_tokens)
+        fitted = self.fitted(config)
+        return LoraPlan(tiles, slots.astype(np.int32), records, tables, self.max_rank, self.alignment, fitted)
+
+    def fitted(self, config: LoraConfig) -> LoraConfig:
+        """``config`` with blocks of ranks no larger than the largest rank needs."""
+        return replace(
             config,
             block_rank=min(config.block_rank, self.max_rank),
             block_expand_rank=min(config.block_expand_rank, self.max_rank),
         )
-        tiles = _tiles(counts, config.block_tokens)
-        return LoraPlan(tiles, slots.astype(np.int32), records, tables, self.max_rank, self.alignment, config)
 
 
 @dataclass(frozen=True)

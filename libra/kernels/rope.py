@@ -26,7 +26,8 @@ def rotate_and_write(
     Semantics: queries, keys, values = heads; queries = rotate(queries); write_kv(rotate(keys), values); return queries.
 
     ``heads`` [tokens, num_heads + 2 * kv_heads, head_dim]: queries, then keys, then values, tokens any distance apart.
-    ``cos``, ``signed_sin`` [tokens, 1, head_dim] as from libra.model.rope.rotations. ``key_rows`` int32 [tokens].
+    ``cos``, ``signed_sin`` [tokens, 1, head_dim] as from libra.model.rope.rotations. ``key_rows`` int32 [tokens], below
+    0 for tokens that are padding and write nothing.
     Returns the view of the queries. Mutates them and HBM. Products are summed in float32 and rounded once.
     Raises ValueError for other shapes and strides, LibraError for odd heads and where no kernel can run.
     """
@@ -70,8 +71,9 @@ def rotate_and_write_reference(
     num_heads = heads.shape[1] - 2 * kv_heads
     rotated = rotate(heads[:, : num_heads + kv_heads].float(), cos.float(), signed_sin.float()).to(heads.dtype)
     heads[:, :num_heads] = rotated[:, :num_heads]
-    keys, values = rotated[:, num_heads:], heads[:, num_heads + kv_heads :]
-    kv.write(key_rows.long() + 2 * layer * kv.block_tokens, keys.flatten(1), values.flatten(1))
+    real = key_rows >= 0
+    keys, values = rotated[real, num_heads:], heads[real, num_heads + kv_heads :]
+    kv.write(key_rows[real].long() + 2 * layer * kv.block_tokens, keys.flatten(1), values.flatten(1))
     return heads[:, :num_heads]
 
 
@@ -103,6 +105,8 @@ def _rotate_kernel(
         )
         tl.store(source + low_at, low.to(heads.dtype.element_ty), mask=inside)
         tl.store(source + high_at, high.to(heads.dtype.element_ty), mask=inside)
+        return
+    if tl.load(key_rows + token) < 0:
         return
     row = layer_row(key_rows, token, layer, BLOCK_TOKENS)
     if part == 1:

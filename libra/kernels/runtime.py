@@ -93,6 +93,23 @@ def check_indices(*indices: torch.Tensor) -> None:
             raise ValueError(f"indices must be contiguous int32, not {tensor.dtype} with strides {tensor.stride()}")
 
 
+def compile_fault(error: BaseException) -> str | None:
+    """The first line of what went wrong when ``error`` says that a kernel could not be compiled, or be loaded as it was
+    compiled; None for every other error."""
+    if triton is None or isinstance(error, LibraError | MemoryError | torch.OutOfMemoryError):
+        return None
+    is_fault = isinstance(error, triton.errors.TritonError)
+    traceback = error.__traceback__
+    while traceback is not None and not is_fault:
+        # The compiler's passes, ptxas and the C compiler raise errors of their own kinds from within Triton.
+        is_fault = str(traceback.tb_frame.f_globals.get("__name__")).startswith("triton.")
+        traceback = traceback.tb_next
+    # What the driver refuses at a launch is no matter of compiling, and nothing can be computed after it.
+    if not is_fault or "Triton Error [CUDA]" in str(error):
+        return None
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
 def ceil_div(numerator: int, denominator: int) -> int:
     return -(-numerator // denominator)
 

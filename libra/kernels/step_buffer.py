@@ -1,5 +1,6 @@
 """A step's indices on their way to the device: laid out side by side, moved in one copy."""
 
+import math
 from collections.abc import Sequence as Items
 
 import numpy as np
@@ -22,6 +23,12 @@ class StepBuffer:
         self._device = device
         self._copied: torch.cuda.Event | None = None
         self._allocate(capacity)
+
+    @staticmethod
+    def space(lengths: Items[int], row_shapes: Items[tuple[int, ...]]) -> int:
+        """The capacity that arrays of so many rows of these shapes take together."""
+        sizes = (count * math.prod(shape) for count, shape in zip(lengths, row_shapes, strict=True))
+        return sum(-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes)
 
     def _allocate(self, capacity: int) -> None:
         on_gpu = self._device.type == "cuda"

@@ -52,14 +52,14 @@ class StepPlanner:
         self._kv = kv
         self._model = model
         self._element_bytes = kv.rows.element_size()
-        self._layouts = LoraLayouts(layouts, self._element_bytes)
+        self.layouts = LoraLayouts(layouts, self._element_bytes)
         self._buffer = StepBuffer(kv.rows.device)
 
     def plan(self, decode: Items[Span], prefill: Items[Span], use: AdapterUse | None) -> TritonStep:
         """A step whose tokens are those of ``decode``, one each, then those of ``prefill``, in order."""
         spans = [*decode, *prefill]
         key_rows = np.concatenate([self._kv.key_rows(*span) for span in spans]).astype(np.int32)
-        tables, table_starts = _tables(spans, self._kv.block_tokens)
+        tables, table_starts = block_tables(spans, self._kv.block_tokens)
         configs, tiles = self._attention_tiles(decode, prefill, table_starts)
         lora = None if use is None else self._plan_lora(use, is_decode=not prefill)
         lora_arrays = [] if lora is None else [lora.tiles, lora.rows, lora.records, lora.tables]
@@ -72,8 +72,8 @@ class StepPlanner:
         return TritonStep(on_device[0], on_device[1], launches, batch)
 
     def _plan_lora(self, use: AdapterUse, is_decode: bool) -> LoraPlan | None:
-        num_tokens = sum(end - start for start, end, adapter_id in use.segments if adapter_id is not None)
-        return self._layouts.plan(use.segments, use.blocks, lora_config(num_tokens, len(use.blocks), is_decode))
+        config = lora_config(num_adapter_tokens(use), len(use.blocks), is_decode)
+        return self.layouts.plan(use.segments, use.blocks, config)
 
     def _attention_tiles(
         self, decode: Items[Span], prefill: Items[Span], table_starts: Items[int]
@@ -85,22 +85,29 @@ class StepPlanner:
         if decode:
             longest = max(span.end for span in decode)
             configs.append(decode_config(len(decode), longest, model.num_kv_heads, group, self._element_bytes))
-            tiles.append(_tiles(decode, 0, table_starts[: len(decode)], configs[-1].tile_tokens(group)))
+            tiles.append(attention_tiles(decode, 0, table_starts[: len(decode)], configs[-1].tile_tokens(group)))
         if prefill:
             longest = max(span.num_tokens for span in prefill)
             configs.append(prefill_config(longest, group, model.head_dim, self._element_bytes))
-            tiles.append(_tiles(prefill, len(decode), table_starts[len(decode) :], configs[-1].tile_tokens(group)))
+            tiles.append(
+                attention_tiles(prefill, len(decode), table_starts[len(decode) :], configs[-1].tile_tokens(group))
+            )
         return configs, tiles
 
 
-def _tables(spans: Items[Span], block_tokens: int) -> tuple[Int32s, list[int]]:
+def num_adapter_tokens(use: AdapterUse) -> int:
+    """Tokens of a step that have an adapter."""
+    return sum(end - start for start, end, adapter_id in use.segments if adapter_id is not None)
+
+
+def block_tables(spans: Items[Span], block_tokens: int) -> tuple[Int32s, list[int]]:
     """The block tables as far as needed, one after another, and where each begins."""
     sizes = [ceil_div(span.end, block_tokens) for span in spans]
     tables = [np.asarray(span.block_table[:size], dtype=np.int32) for span, size in zip(spans, sizes, strict=True)]
     return np.concatenate(tables), np.cumsum([0, *sizes[:-1]]).tolist()
 
 
-def _tiles(spans: Items[Span], first_row: int, table_starts: Items[int], tile_tokens: int) -> Int32s:
+def attention_tiles(spans: Items[Span], first_row: int, table_starts: Items[int], tile_tokens: int) -> Int32s:
     """Cuts spans into tiles (libra.kernels.attention), the longest contexts first: they take longest."""
     tiles = []
     for span, table_start in zip(spans, table_starts, strict=True):

@@ -4,10 +4,13 @@ Products with the model's own weights are torch's in every backend (libra.model.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from collections.abc import Sequence as Items
+from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
@@ -43,6 +46,37 @@ class Planner(ABC):
     def plan(self, decode: Items[Span], prefill: Items[Span], use: AdapterUse | None) -> StepPlan:
         """A step whose tokens are those of ``decode``, one each, then those of ``prefill``, in order. The plan is valid
         until the next one is made. ``use`` None: no token has an adapter, or they are not this planner's to read."""
+
+    def decode_slots(self, capacity: int, max_length: int) -> "DecodeSlots | None":
+        """Memory for decode steps of up to ``capacity`` sequences of up to ``max_length`` tokens; None where the
+        backend's steps cannot be replayed."""
+        return None
+
+
+class DecodeSlots(ABC):
+    """A decode step whose indices stay where they are in the device's memory, so that what computes it can be captured
+    once and replayed for other sequences. Rows that no sequence takes are padding: they are computed, and change
+    nothing but the logits of their own rows.
+
+    Steps differ in *form* where different kernels or launches compute them. ``tokens``, ``positions`` int32 [capacity].
+    """
+
+    capacity: int
+    tokens: torch.Tensor
+    positions: torch.Tensor
+
+    @abstractmethod
+    def forms(self) -> Items[Hashable]:
+        """Every form that a step can take."""
+
+    @abstractmethod
+    def fill(self, tokens: npt.NDArray[np.int32], spans: Items[Span], use: AdapterUse | None) -> Hashable:
+        """Puts a step of at most ``capacity`` spans of one token in place, behind what is computed on it now; returns
+        its form. Mutates nothing but the slots."""
+
+    @abstractmethod
+    def plan(self, form: Hashable) -> StepPlan:
+        """The plan of that form over this memory, the same at every call: valid whatever is filled in."""
 
 
 class Backend(ABC):
@@ -114,4 +148,19 @@ class _TorchPlanner(Planner):
         self._kv = kv
 
     def plan(self, decode: Items[Span], prefill: Items[Span], use: AdapterUse | None) -> StepPlan:
-        return StepPlan(plan_attention(self._kv, decode, prefill, self._kv.rows.dtype), None)
+        plan = plan_attention(self._kv, decode, prefill, self._kv.rows.dtype)
+        return StepPlan(_on_device(plan, self._kv.rows.device), None)
+
+
+def _on_device(value: Any, device: torch.device) -> Any:
+    """``value`` with every tensor in it on ``device``: itself, if that is the CPU, where it was made."""
+    if device.type == "cpu":
+        return value
+    if isinstance(value, torch.Tensor):
+        return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value)(**{field.name: _on_device(getattr(value, field.name), device) for field in fields(value)})
+    if isinstance(value, tuple):
+        moved = [_on_device(item, device) for item in value]
+        return type(value)(*moved) if hasattr(value, "_fields") else tuple(moved)
+    return value

@@ -69,8 +69,8 @@ def test_versions_compare_by_number(version: str, least: str, older: bool) -> No
 def test_everything_works_on_a_full_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, {}, WORKING_TORCH)
     checks = checks_by_name()
-    assert checks["make gpu"].status is Status.OK
-    assert "H800" in checks["make gpu"].detail
+    assert checks["--device cuda"].status is Status.OK
+    assert "H800" in checks["--device cuda"].detail
     assert checks["--device cpu"].detail == "2 threads"
     assert "sim:a10" in checks["--device sim:…"].detail
 
@@ -79,7 +79,7 @@ def test_missing_torch_leaves_simulation(monkeypatch: pytest.MonkeyPatch) -> Non
     install(monkeypatch, {"torch": ""}, TorchReport("torch is not installed"))
     checks = checks_by_name()
     assert checks["torch"].detail == "missing; pip install 'libra-lora[engine]'"
-    assert checks["--device cpu"].status is checks["make gpu"].status is Status.OPTIONAL
+    assert checks["--device cpu"].status is checks["--device cuda"].status is Status.OPTIONAL
     assert "torch missing" in checks["--device cpu"].detail
     assert checks["--device sim:…"].status is Status.OK
 
@@ -88,7 +88,7 @@ def test_cpu_build_of_torch_has_no_cuda_device(monkeypatch: pytest.MonkeyPatch) 
     install(monkeypatch, {}, TorchReport("", 2))
     checks = checks_by_name()
     assert checks["--device cpu"].status is Status.OK
-    assert checks["make gpu"].detail == "this torch is a CPU build"
+    assert checks["--device cuda"].detail == "this torch is a CPU build"
 
 
 def test_broken_torch_is_reported_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.gpu.kernels import COLUMNS, KernelSettings
+from bench.gpu.kernels import KernelSettings
 from bench.gpu.readme import readme_text
+from bench.gpu.rows import COLUMNS
 from bench.gpu.run_all import run_all, slug
-from bench.gpu.stages import KERNEL_ROWS, Stage, plan, run_stages
+from bench.gpu.stages import BUDGET_S, KERNEL_ROWS, Stage, plan, run_stages
 from libra.errors import LibraError
 
 pytest.importorskip("triton", reason="Triton exists for Linux alone")
@@ -143,11 +144,65 @@ def test_a_device_gets_rows_meta_and_readme(tmp_path: Path, monkeypatch: pytest.
     assert [stage["detail"] for stage in meta["stages"]][1] == "not built yet"
 
 
-def test_the_engine_on_cuda_is_said_to_be_absent_and_never_estimated(tmp_path: Path) -> None:
+def test_every_stage_runs_the_engine_with_a_limit_of_its_own(tmp_path: Path) -> None:
     stages = {stage.name: stage for stage in plan(tmp_path, Path("vllm"))}
     assert stages["kernels"].arguments[-2:] == ("--peer-vllm", "vllm")
     for name in ("engine benchmark", "profile", "validate"):
-        assert "not built yet" in stages[name].absent
+        assert stages[name].arguments[:1] == ("bench.cli",)
+        assert "cuda" in stages[name].arguments
+    assert sum(stage.limit_s for stage in stages.values()) <= BUDGET_S
+    assert stages["validate"].obstacle().startswith("needs profile.json")
+    (tmp_path / "profile.json").touch()
+    assert stages["validate"].obstacle() == stages["validate"].absent
+
+
+def test_a_dry_run_lists_the_stages_without_a_gpu() -> None:
+    done = run("bench.gpu.run_all", "--dry-run", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 0, done.stderr
+    assert [line.partition(",")[0] for line in done.stdout.splitlines()] == [
+        stage.name for stage in plan(Path("out"), None)
+    ]
+
+
+@pytest.mark.parametrize("module", ["bench.gpu.steps", "bench.gpu.peft_engine"])
+def test_stages_of_the_engine_are_one_line_without_a_gpu(module: str) -> None:
+    done = run(module, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --device cuda: ")
+    assert done.stderr.count("\n") == 1
+
+
+ON_A_CPU = """
+import torch
+from bench.gpu.engine_world import EngineWorld
+from bench.gpu.measure import Ceilings
+from bench.gpu.peft_engine import Batch, libra_seconds, peft_seconds
+from bench.gpu.steps import StepScale, step_rows, swap_rows
+from libra.engine.device import CpuDevice
+from libra.kernels.backend import make_backend
+from libra.model.random_model import random_model
+from libra.model.tiny import TINY_SIZES
+
+torch.set_num_threads(1)
+spec, device = TINY_SIZES["tiny"], CpuDevice()
+batch = Batch(sequences=3, prompt=8, answer=4, adapters=2, rank=4, backend="torch")
+assert libra_seconds(device, spec, torch.float32, batch)[1] == peft_seconds(device, spec, torch.float32, batch)[1] == 12
+scale = StepScale((1, 2), context=20, rank=4, chunks=(8,), transfers=12, large=4, repeats=1)
+network = random_model(spec, torch.float32, device.place, make_backend("torch"), max_length=64)
+with EngineWorld(network, scale.points(), device, num_host=8) as world:
+    for row in (*swap_rows(world, scale), *step_rows(world, scale, Ceilings(1e9, 1e9))):
+        assert row["check"] == "ok" and row["of_floor"] > 0, row
+        print(row["kernel"])
+"""
+
+
+def test_steps_and_swaps_and_peft_run_as_they_do_on_a_gpu() -> None:
+    done = run("timeit", "-n", "1", "-r", "1", ON_A_CPU, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:-1] == [
+        "swap in", "swap out", "swap both ways", "decode step", "decode step", "decode step",
+        "decode step during swaps", "decode step", "prefill step", "prefill step",
+    ]  # fmt: skip
 
 
 def test_devices_become_directory_names() -> None:
@@ -179,4 +234,8 @@ def test_the_readme_is_made_of_the_rows() -> None:
     assert "| GPU tests | absent | 0 | no \\| pytest |" in text
     assert "Versions: torch 2.6." in text
     assert "source 0123456789ab with changes" in text
-    assert "Kernels:" not in readme_text([], meta)
+    assert "Kernels" not in readme_text([], meta)
+    figure = {"policy": "slora", "metric": "mean_ttft_ms", "real": "12.345", "simulated": "12.1"}
+    text = readme_text([], meta, [figure, figure | {"policy": "vllm", "simulated": ""}])
+    assert "| measured → simulated | slora | vllm |" in text
+    assert "| mean_ttft_ms | 12.3 → 12.1 | 12.3 → - |" in text

@@ -11,7 +11,7 @@ from baselines import POLICIES
 from libra.cache.fastlibra import FASTLIBRA
 from libra.cache.holding import AdapterInUse
 from libra.engine.build import CacheSizes
-from libra.engine.build_cpu import build_cpu_engine
+from libra.engine.build_real import build_real_engine
 from libra.engine.config import EngineConfig
 from libra.engine.engine import Engine
 from libra.engine.link import Transfer
@@ -68,7 +68,7 @@ def real(tiny_model: TinyModel, tmp_path: Path) -> tuple[Engine, AdapterStore, P
         store.add(Path(shutil.copytree(tiny_model.adapters[name], tmp_path / name)))
     config = EngineConfig(block_tokens=BLOCK_TOKENS)
     # No room for an adapter in host memory: every load is one from disk.
-    engine = build_cpu_engine(FASTLIBRA, model, store, list(store), CacheSizes(100, 1), config)
+    engine = build_real_engine(FASTLIBRA, model, store, list(store), CacheSizes(100, 1), config)
     return engine, store, tmp_path
 
 

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from libra.engine.arena import ArenaCopier, Arenas
+from libra.clock import WallClock
+from libra.engine.arena import ArenaCopier, Arenas, LaneCopier, TierCopier
+from libra.engine.device import CpuDevice
 from libra.engine.link import Direction, Transfer
+from libra.engine.thread_link import ThreadLink
 from libra.errors import LibraError
 from libra.model.adapter_store import AdapterStore
 from tests.tiny_models import TinyModel
@@ -21,17 +24,21 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def make(tiny: TinyModel, dtype: torch.dtype = torch.float32) -> tuple[Arenas, AdapterStore, ArenaCopier]:
-    arenas = Arenas(tiny.spec, BLOCK_TOKENS, hbm_blocks=40, host_blocks=50, dtype=dtype)
+def make(
+    tiny: TinyModel, dtype: torch.dtype = torch.float32, lanes: bool = False
+) -> tuple[Arenas, AdapterStore, TierCopier]:
+    """``lanes``: the copier of a GPU, on a device that does at once what it is told."""
+    arenas = Arenas(tiny.spec, BLOCK_TOKENS, hbm_blocks=40, host_blocks=50, dtype=dtype, device=CpuDevice())
     store = AdapterStore(tiny.spec, BLOCK_TOKENS, dtype)
     for path in tiny.adapters.values():
         store.add(path)
-    return arenas, store, ArenaCopier(arenas, store)
+    return arenas, store, LaneCopier(arenas, store, CpuDevice()) if lanes else ArenaCopier(arenas, store)
 
 
+@pytest.mark.parametrize("lanes", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_blocks_survive_the_way_out_and_in(tiny_model: TinyModel, dtype: torch.dtype) -> None:
-    arenas, _, copier = make(tiny_model, dtype)
+def test_blocks_survive_the_way_out_and_in(tiny_model: TinyModel, dtype: torch.dtype, lanes: bool) -> None:
+    arenas, _, copier = make(tiny_model, dtype, lanes)
     assert arenas.hbm.shape == (40, tiny_model.spec.block_elems(BLOCK_TOKENS))
     assert arenas.host.shape == (50, tiny_model.spec.block_elems(BLOCK_TOKENS))
     arenas.hbm.copy_(torch.randn(arenas.hbm.shape, generator=torch.Generator().manual_seed(1)))
@@ -54,8 +61,9 @@ def test_an_untouched_host_tier_takes_no_memory(tiny_model: TinyModel) -> None:
     assert resident_bytes() - before < 0.1 * size
 
 
-def test_adapters_reach_hbm_from_disk_and_from_host_memory(tiny_model: TinyModel) -> None:
-    arenas, store, copier = make(tiny_model)
+@pytest.mark.parametrize("lanes", [False, True])
+def test_adapters_reach_hbm_from_disk_and_from_host_memory(tiny_model: TinyModel, lanes: bool) -> None:
+    arenas, store, copier = make(tiny_model, lanes=lanes)
     adapter_id = list(store)[1]
     packed = store.packed(adapter_id)
     blocks = list(range(10, 10 + len(packed)))
@@ -77,3 +85,24 @@ def test_an_adapter_gone_from_disk_is_named(tiny_model: TinyModel, tmp_path: Pat
     (moved / "adapter_model.safetensors").unlink()
     with pytest.raises(LibraError, match=r"adapter_model.safetensors"):
         ArenaCopier(arenas, store).copy(Transfer(Direction.DISK, [1], [0], [], 0, adapter_id=spec.adapter_id))
+
+
+def test_blocks_survive_a_link_of_lanes_in_both_directions_at_once(tiny_model: TinyModel) -> None:
+    arenas, _, copier = make(tiny_model, lanes=True)
+    generator = torch.Generator().manual_seed(2)
+    arenas.hbm.normal_(generator=generator)
+    arenas.host.normal_(generator=generator)
+    hbm, host = arenas.hbm.clone(), arenas.host.clone()
+    link = ThreadLink(copier, WallClock())
+    transfers = []
+    for block in range(20):
+        transfers.append(Transfer(Direction.OUT, [1], [block], [block], 1))
+        transfers.append(Transfer(Direction.IN, [1], [20 + block], [20 + block], 1))
+    for transfer in transfers:
+        link.submit(transfer)
+    for transfer in transfers[-2:]:
+        link.wait(transfer)
+    link.close()
+    assert {id(transfer) for transfer in link.poll()} == {id(transfer) for transfer in transfers}
+    assert torch.equal(arenas.host[:20], hbm[:20])
+    assert torch.equal(arenas.hbm[20:], host[20:40])

@@ -10,7 +10,7 @@ import torch
 from baselines import POLICIES
 from libra.cache.policy import CachePolicy
 from libra.engine.build import CacheSizes, build_simulated_engine
-from libra.engine.build_cpu import build_cpu_engine, find_adapters
+from libra.engine.build_real import build_real_engine, find_adapters
 from libra.engine.config import EngineConfig
 from libra.engine.engine import Engine
 from libra.engine.profile import Profile, datasheet_profile
@@ -89,7 +89,7 @@ def test_what_is_simulated_only_is_refused_by_name(name: str, network: LlamaMode
     policy = VARIANTS[name]
     sizes = sizes_for(store, network.spec, policy, host_blocks=150)
     with pytest.raises(LibraError, match=f"policy {policy.name!r}: .*simulated only") as caught:
-        build_cpu_engine(policy, network, store, list(store), sizes, EngineConfig(block_tokens=BLOCK_TOKENS))
+        build_real_engine(policy, network, store, list(store), sizes, EngineConfig(block_tokens=BLOCK_TOKENS))
     assert "\n" not in str(caught.value)
 
 
@@ -101,7 +101,7 @@ def test_real_engine_evicts_what_the_simulator_evicts(name: str, network: LlamaM
     profile = slow_profile(model)
     requests = sessions(store, 10, seed=1)
     simulated = build_simulated_engine(policy, model, list(store.values()), sizes, profile, config)
-    real = build_cpu_engine(policy, network, store, list(store), sizes, config, pace=profile)
+    real = build_real_engine(policy, network, store, list(store), sizes, config, pace=profile)
     results, evictions = [], []
     for engine in (simulated, real):
         evictions.append(watch_evictions(engine))
@@ -148,7 +148,7 @@ def test_tokens_are_those_of_peft_under_every_policy(
     policy, model = tightened(VARIANTS[name]), network.spec
     config = EngineConfig(block_tokens=BLOCK_TOKENS, max_num_batched_tokens=48)
     sizes = sizes_for(store, model, policy, host_blocks=120)
-    engine = build_cpu_engine(policy, network, store, list(store), sizes, config, pace=slow_profile(model))
+    engine = build_real_engine(policy, network, store, list(store), sizes, config, pace=slow_profile(model))
     tell_future(engine.manager)
     for turn in range(2):
         submitted: list[tuple[Sequence, list[int]]] = []
@@ -177,7 +177,7 @@ def test_wall_clock_run_finishes_every_request(network: LlamaModel, store: Adapt
     policy = POLICIES["fastlibra"]
     config = EngineConfig(block_tokens=BLOCK_TOKENS)
     sizes = sizes_for(store, network.spec, policy, host_blocks=150)
-    engine = build_cpu_engine(policy, network, store, list(store), sizes, config)
+    engine = build_real_engine(policy, network, store, list(store), sizes, config)
     requests = sessions(store, 8, seed=2)
     try:
         result = replay(engine, [replace(request, arrival_s=request.arrival_s / 2) for request in requests])

@@ -1,7 +1,7 @@
 """Background transfers: order, priorities, pace and faults."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -133,6 +133,88 @@ def test_close_ends_a_throttled_wait_at_once(copier: GatedCopier) -> None:
         assert link.pending()
     link.close()
     assert clock.now() < 5.0
+
+
+class LaneOf(Copier):
+    """Begins copies at once and ends them in order, each when the gate lets one through."""
+
+    window_bytes = 2500
+
+    def __init__(self) -> None:
+        self.gate = threading.Semaphore(0)
+        self.begun: list[int] = []
+
+    def copy(self, transfer: Transfer) -> None:
+        raise AssertionError("copies of a lane are begun")
+
+    def begin(self, transfer: Transfer) -> Callable[[], float]:
+        self.begun.append(transfer.hbm_blocks[0])
+        if transfer.hbm_blocks == [13]:
+            raise OSError("the disk is gone")
+
+        def wait() -> float:
+            assert self.gate.acquire(timeout=10)
+            if transfer.hbm_blocks == [14]:
+                raise RuntimeError("the device is gone")
+            return 0.5
+
+        return wait
+
+
+def test_a_lane_is_kept_supplied_up_to_its_window_and_demand_goes_first() -> None:
+    copier = LaneOf()
+    link = ThreadLink(copier, WallClock())
+    prefetches = [transfer(block, priority=Priority.PREFETCH) for block in range(5)]
+    for item in prefetches:
+        link.submit(item)
+    while len(copier.begun) < 3:
+        assert link.pending()
+    demand = transfer(9)
+    link.submit(demand)
+    assert copier.begun == [0, 1, 2], "1000 bytes each: the third reaches the window"
+    assert link.queue_seconds(Direction.IN, 0) > 0
+    copier.gate.release()
+    link.wait(prefetches[0])
+    for _ in range(5):
+        copier.gate.release()
+    link.wait(prefetches[-1])
+    assert copier.begun == [0, 1, 2, 9, 3, 4]
+    assert link.poll() == [*prefetches[:3], demand, *prefetches[3:]]
+    # What the device measured counts, not how long the host waited.
+    assert link.bytes_per_s(Direction.IN) == pytest.approx((5e6 + 6 * 1000) / (1e-3 + 6 * 0.5))
+    assert link.queue_seconds(Direction.IN, 0) == 0
+    link.close()
+
+
+def test_a_lane_that_fails_to_begin_or_to_end_says_so_and_goes_on() -> None:
+    copier = LaneOf()
+    link = ThreadLink(copier, WallClock())
+    items = [transfer(block) for block in (13, 14, 15)]
+    for item in items:
+        link.submit(item)
+        copier.gate.release()
+    link.wait(items[-1])
+    assert link.poll() == items
+    assert "the disk is gone" in str(items[0].error)
+    assert "the device is gone" in str(items[1].error)
+    assert items[2].error is None
+    link.close()
+
+
+def test_a_throttled_lane_has_one_copy_under_way() -> None:
+    copier = LaneOf()
+    link = ThreadLink(copier, WallClock(), gbps=1.0)
+    items = [transfer(block) for block in range(2)]
+    for item in items:
+        link.submit(item)
+    while not copier.begun:
+        assert link.pending()
+    assert copier.begun == [0]
+    for _ in items:
+        copier.gate.release()
+    link.wait(items[1])
+    assert copier.begun == [0, 1]
+    link.close()
 
 
 @pytest.mark.parametrize("gbps", [0.0, -1.0, float("nan")])
