@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-from libra.cache.expected_reuse import ExpectedReuse
 from libra.cache.fastlibra import FASTLIBRA
+from libra.cache.rankers import LeastFrequentlyUsed
 
 LIBRA = replace(
     FASTLIBRA,
     name="libra",
-    summary="fastlibra that admits while steps compute, residents and short work first, with learnt time to reuse",
-    ranker=ExpectedReuse(),
+    summary="fastlibra that admits while steps compute, residents and short work first, decayed visits as ranker",
+    ranker=LeastFrequentlyUsed(),
     write_back="into_free",
     scheduler="resident_first",
     max_pass_s=20.0,

@@ -23,3 +23,16 @@ class KvBeforeAdapters(Ranker):
     def score(self, tree: DependencyTree, nodes: Indices, context: RankingContext) -> Scores:
         # Last uses never exceed now, so adding now + 1 lifts every adapter above every KV node.
         return tree.last_use[nodes] + np.where(tree.is_adapter[nodes], context.now_s + 1.0, 0.0)
+
+
+@dataclass(frozen=True)
+class LeastFrequentlyUsed(Ranker):
+    """Score = log of the decayed visit count (LRFU: Lee et al., IEEE Trans. Computers 2001).
+
+    Counts that never fade keep what was popular once; LRFU halves the weight of a visit every half-life, here the
+    policy's ``visit_half_life_s``. Sizes need no attention: what a block costs to bring back is the same for adapters
+    and KV, so visits per block are worth their number.
+    """
+
+    def score(self, tree: DependencyTree, nodes: Indices, context: RankingContext) -> Scores:
+        return tree.log_visits_at(nodes, context.now_s)
