@@ -20,6 +20,7 @@ from libra.engine.device_executor import DeviceExecutor
 from libra.engine.engine import Engine
 from libra.engine.executor import Executor, StepBatch, StepResult
 from libra.engine.link import Link
+from libra.engine.machine import steady_memory
 from libra.engine.profile import Profile
 from libra.engine.roofline import RooflineExecutor
 from libra.engine.simulated_link import SimulatedLink
@@ -96,6 +97,7 @@ def load_network(directory: Path, dtype: str, backend: Backend, device: Device |
     """The model in a Hugging Face directory, on ``device``. Raises LibraError as ``load_model`` does, and where the
     device cannot hold it or does not compute in ``dtype``."""
     if device is None:
+        steady_memory()
         return load_model(directory, dtype, backend=backend)
     device.check_use(dtype, read_config(directory, dtype).spec)
     return load_model(directory, dtype, prepack=False, backend=backend, device=device.place)

@@ -9,7 +9,7 @@ import torch
 from libra.clock import Clock
 from libra.engine.executor import Executor, PrefillChunk, StepBatch, StepResult
 from libra.engine.line_fit import LineFit
-from libra.engine.machine import keep_freed_memory, processor_name
+from libra.engine.machine import processor_name
 from libra.engine.sequence import Sequence
 from libra.errors import LibraError
 from libra.model.attention import Span
@@ -57,7 +57,6 @@ class TorchExecutor(Executor):
         self._bags: tuple[object, list[Bag] | None] = (None, None)
         self._sampler = Sampler(seed)
         self._prefill_fit = LineFit()
-        keep_freed_memory()
 
     def execute(self, batch: StepBatch, max_steps: int, until_s: float) -> StepResult:
         """Computes one step, whatever ``max_steps``. Raises LibraError for a context beyond the model's limit."""
