@@ -47,7 +47,7 @@ format: setup  ## let ruff mend what it can
 micro: setup  ## the micro-benchmarks behind results/micro
 	$(BIN)/python -m pytest bench/micro --benchmark-only --benchmark-json=runs/micro.json
 
-# From a plain checkout too: whatever Python is there, with torch, triton, transformers and peft, will do.
+# From a plain checkout too: whatever Python is there, with torch, triton, transformers, peft, xxhash and pyarrow, will do.
 gpu:  ## all that is measured on a GPU, in under 9 minutes, to results/gpu/<device>; PEER_VLLM=DIR adds vLLM's kernels
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu.run_all $(if $(PEER_VLLM),--peer-vllm $(PEER_VLLM))
 
