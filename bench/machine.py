@@ -57,8 +57,8 @@ def package_versions() -> dict[str, str | None]:
 
 
 def source_revision() -> dict[str, str | bool | None]:
-    """``commit`` of the source tree and whether it is ``dirty``; both None outside a git checkout. Changes below results/
-    do not count: a run writes them, and nothing is computed from them."""
+    """``commit`` of the source tree and whether it is ``dirty``; both None outside a git checkout. Changes below
+    results/ do not count: a run writes them, and nothing is computed from them."""
     commit = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--", ":/", ":(exclude,top)results") if commit else None
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-WIDTH, LEFT, TOP, ROW = 860, 118, 62, 22
-PANEL, GAP = 400, 26
+WIDTH, LEFT, TOP, ROW = 890, 118, 62, 22
+PANEL, GAP = 400, 56
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
 
@@ -138,8 +138,8 @@ def _legend(theme: Theme) -> str:
             _text(LEFT + 15, y, "libra's simulation, 95 % interval", theme.ink, "start"),
             f'<rect x="{LEFT + 231.5}" y="{y - 7.5}" width="7" height="7" fill="{theme.tight}"/>',
             _text(LEFT + 245, y, "the same in tight memory", theme.ink, "start"),
-            _diamond(LEFT + 415, y - 4, theme.paper),
-            _text(LEFT + 425, y, "the paper (HPCA 2026)", theme.ink, "start"),
+            _diamond(LEFT + 435, y - 4, theme.paper),
+            _text(LEFT + 446, y, "the paper (HPCA 2026)", theme.ink, "start"),
         )
     )
 
