@@ -2,7 +2,7 @@
 
 `python -m bench.micro.http_overhead DIR` on an idle machine; DIR is what `libra model make-tiny DIR` wrote. Both sides
 are up all the time, each in a process of its own; every round gives both the same requests, and the side that goes
-first changes, so that what the machine does meanwhile meets both. Writes results/serve/http_overhead.json.
+first changes, so that what the machine does meanwhile meets both. Writes results/server/http_overhead.json.
 """
 
 import json
@@ -93,7 +93,7 @@ def main(
         bool, typer.Option(help="Step the engine without HTTP in a second thread, as the server does.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Where to write the figures.")] = Path(
-        "results/serve/http_overhead.json"
+        "results/server/http_overhead.json"
     ),
 ) -> None:
     """Compares both sides and prints one JSON line. Exit code 1 when HTTP adds more than it may."""

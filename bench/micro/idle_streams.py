@@ -2,7 +2,7 @@
 
 `python -m bench.micro.idle_streams DIR` on an idle machine; DIR is what `libra model make-tiny DIR` wrote. Prints the
 share of one core that a server uses with no connection, with streams that wait for an adapter behind a very slow link,
-and with as many connections kept open after their answers. Writes results/serve/idle_streams.json.
+and with as many connections kept open after their answers. Writes results/server/idle_streams.json.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ def main(
     streams: Annotated[int, typer.Option(help="Connections of each kind.")] = 200,
     seconds: Annotated[float, typer.Option(help="How long to watch each.")] = 20.0,
     out: Annotated[Path | None, typer.Option(help="Where to write the figures.")] = Path(
-        "results/serve/idle_streams.json"
+        "results/server/idle_streams.json"
     ),
 ) -> None:
     """Measures and prints one JSON line. Exit code 1 when open streams use more than they may."""

@@ -32,7 +32,7 @@ def main(
     hbm_cache_gib: Annotated[float, typer.Option(help="As of libra serve.")] = SoakSettings.hbm_cache_gib,
     host_cache_gib: Annotated[float, typer.Option(help="As of libra serve.")] = SoakSettings.host_cache_gib,
     seed: Annotated[int, typer.Option(help="Seed of all traffic.")] = SoakSettings.seed,
-    out: Annotated[Path, typer.Option(help="Directory for soak.csv and soak.json.")] = Path("results/serve"),
+    out: Annotated[Path, typer.Option(help="Directory for soak.csv and soak.json.")] = Path("results/server"),
 ) -> None:
     """Send checked, fresh, abandoned and malformed requests while adapters come and go; judge what comes back.
 
