@@ -141,25 +141,32 @@ def test_a_bucket_computes_what_the_step_computes_without_it(tiny: TinyModel) ->
 
 
 class _NoHostReads(TorchDispatchMode):
-    """Fails on operations that take a value from the device to the host, or whose result's shape depends on one."""
+    """Fails on operations that take a value from the device to the host, or whose result's shape depends on one.
+    ``seen``: how many operations it has let pass."""
+
+    seen = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         forbidden = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique")
         name = func.overloadpacket.__name__
         assert name not in forbidden, f"{name} waits for the device"
+        self.seen += 1
         return func(*args, **(kwargs or {}))
 
 
 def test_a_step_reads_nothing_back_before_its_end(tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = driver_of(tiny, "torch", ())
-    compute = DeviceExecutor._compute
+    compute, watch = DeviceExecutor._compute, _NoHostReads()
 
     def watched(self: DeviceExecutor, step: object) -> object:
-        with _NoHostReads():
+        with watch:
             return compute(self, step)  # type: ignore[arg-type]
 
     monkeypatch.setattr(DeviceExecutor, "_compute", watched)
     outputs(driver, list(tiny.adapters))
+    assert watch.seen > 100  # of several steps of two layers each
+    with watch, pytest.raises(AssertionError, match="waits for the device"):
+        torch.ones(1).item()
 
 
 NO_MEMORY_NO_SYNC = """
