@@ -2,7 +2,8 @@
 
 It needs a checkout, torch, triton, numpy, pandas, typer, rich, safetensors, transformers and peft; with pytest it also
 runs the tests that need a GPU. Writes results/gpu/<device>/: rows of kernels, steps and swaps, runs of the engine, a
-profile, meta.json, and README.md made of them. Exit code 2 without a CUDA device, 1 when a stage fails.
+profile, meta.json, README.md made of them, and what a stage that failed has printed. Exit code 2 without a CUDA
+device, 1 when a stage fails.
 """
 
 import csv
@@ -70,7 +71,7 @@ def run_all(device: str, out: Path, peer_vllm: Path | None) -> list[StageResult]
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".running-", dir=target) as name:
             staging = Path(name)
-            results = list(run_stages(plan(staging, peer_vllm), ROOT, typer.echo))
+            results = list(run_stages(plan(staging, peer_vllm), ROOT, staging, typer.echo))
             meta = _meta(device, results)
             rows = [row for name in (KERNEL_ROWS, STEP_ROWS, PEFT_ROWS) for row in read_rows(staging / name)]
             text = readme_text(rows, meta, read_rows(staging / "validate" / "validation.csv"))

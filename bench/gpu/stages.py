@@ -89,8 +89,9 @@ def plan(directory: Path, peer_vllm: Path | None) -> list[Stage]:
     ]  # fmt: skip
 
 
-def run_stages(stages: list[Stage], root: Path, say: Callable[[str], None]) -> Iterator[StageResult]:
-    """Runs one stage after the other in ``root``, all together within BUDGET_S, and yields each as it ends."""
+def run_stages(stages: list[Stage], root: Path, logs: Path, say: Callable[[str], None]) -> Iterator[StageResult]:
+    """Runs one stage after the other in ``root``, all together within BUDGET_S, and yields each as it ends. What those
+    that fail have printed is kept in ``logs``/<stage>.log."""
     started_s = time.monotonic()
     for stage in stages:
         left_s = BUDGET_S - (time.monotonic() - started_s)
@@ -100,23 +101,32 @@ def run_stages(stages: list[Stage], root: Path, say: Callable[[str], None]) -> I
             result = StageResult(stage.name, "out of time", 0.0, "the stages before it took all the time", "")
         else:
             say(f"{stage.name} ...")
-            result = _run(stage, root, min(stage.limit_s, left_s))
+            result = _run(stage, root, logs, min(stage.limit_s, left_s))
         say(f"{stage.name}: {result.status}, {result.seconds:.0f} s: {result.detail}")
         yield result
 
 
-def _run(stage: Stage, root: Path, limit_s: float) -> StageResult:
+def _run(stage: Stage, root: Path, logs: Path, limit_s: float) -> StageResult:
     command = ["python", "-m", *stage.arguments]
+    log = logs / f"{stage.name.replace(' ', '-')}.log"
     started_s = time.monotonic()
-    try:
-        done = subprocess.run(
-            [sys.executable, *command[1:]], cwd=root, capture_output=True, text=True, timeout=limit_s, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return StageResult(stage.name, "out of time", limit_s, f"stopped after {limit_s:.0f} s", " ".join(command))
-    lines = [*done.stdout.strip().splitlines()[-1:], *done.stderr.strip().splitlines()[-1:]]
-    status = "ok" if done.returncode == 0 else "failed"
-    detail = (lines[0] if status == "ok" else lines[-1]) if lines else f"exit code {done.returncode}"
+    with log.open("w+", encoding="utf-8", errors="replace") as output:
+        process = subprocess.Popen([sys.executable, *command[1:]], cwd=root, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            code: int | None = process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            process.kill()
+            process.wait()
+        output.seek(0)
+        lines = output.read().strip().splitlines()
+    status = {0: "ok", None: "out of time"}.get(code, "failed")
+    if status == "ok":
+        log.unlink()
+    detail = lines[-1] if lines else f"exit code {code}"
+    if code is None:
+        detail = f"stopped after {limit_s:.0f} s"
     return StageResult(stage.name, status, time.monotonic() - started_s, detail, " ".join(command))
 
 

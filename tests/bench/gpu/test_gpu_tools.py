@@ -116,13 +116,16 @@ def test_stages_report_what_became_of_them(tmp_path: Path) -> None:
         Stage("fourth", ("good",), 60, "not built yet"),
     ]
     said: list[str] = []
-    results = list(run_stages(stages, tmp_path, said.append))
+    results = list(run_stages(stages, tmp_path, tmp_path, said.append))
     assert [result.status for result in results] == ["ok", "failed", "out of time", "absent"]
     assert [result.detail for result in results] == [
         "the last line", "the last line", "stopped after 0 s", "not built yet",
     ]  # fmt: skip
     assert results[0].command == "python -m good"
     assert said[-1] == "fourth: absent, 0 s: not built yet"
+    assert {path.stem: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.log")} == {
+        "second": "noise\nthe last line\n", "third": "",
+    }  # fmt: skip
 
 
 def test_a_device_gets_rows_meta_and_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
