@@ -24,6 +24,8 @@ from bench.replay.sender import SendOptions
 from bench.replay.settings import COMPLETIONS, EventLoop, PromptForm
 from libra.request import Request, Segment
 
+SETTLE_S = 1.0
+
 
 @dataclass(frozen=True)
 class Load:
@@ -47,11 +49,11 @@ class Load:
 
 def main(
     request_rate: float = 2000.0,
-    duration: float = 5.0,
+    duration: Annotated[float, typer.Option(min=2.0, help="Seconds of arrivals.")] = 10.0,
     num_tokens: int = 25,
     workers: int = 1,
-    loop: EventLoop = EventLoop.ASYNCIO,
-    stub_loop: EventLoop = EventLoop.ASYNCIO,
+    loop: EventLoop = EventLoop.UVLOOP,
+    stub_loop: EventLoop = EventLoop.UVLOOP,
     repeats: int = 3,
     out: Annotated[Path | None, typer.Option(help="Where to write the figures.")] = Path(
         "results/micro/replay_client.json"
@@ -61,7 +63,7 @@ def main(
     load = Load(request_rate, duration, num_tokens)
     rows = []
     for _ in range(repeats):
-        rows.append(_measure(load, workers, loop, stub_loop))
+        rows.append(measure(load, workers, loop, stub_loop))
         typer.echo(json.dumps(rows[-1]))
     if out is not None:
         setting = {"workers": workers, "loop": loop, "stub_loop": stub_loop, "uvloop": package_version("uvloop")}
@@ -70,7 +72,7 @@ def main(
         out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
-def _measure(load: Load, workers: int, loop: EventLoop, stub_loop: EventLoop) -> dict[str, float | None]:
+def measure(load: Load, workers: int, loop: EventLoop, stub_loop: EventLoop) -> dict[str, float | None]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     stub = context.Process(target=serve_stub, args=(StubOptions(load.num_tokens, loop=stub_loop), theirs))
@@ -90,28 +92,35 @@ def _measure(load: Load, workers: int, loop: EventLoop, stub_loop: EventLoop) ->
             requests=load.requests(),
             loop=loop,
         )
-        return _figures(send_traffic(job, workers, lambda time_s, num_done: None))
+        traffic = send_traffic(job, workers, lambda time_s, num_done: None)
+        ours.send(None)
+        return figures(traffic, float(ours.recv()))
     finally:
         ours.close()
         stub.join()
 
 
-def _figures(traffic: SentTraffic) -> dict[str, float | None]:
+def figures(traffic: SentTraffic, stub_processor_s: float) -> dict[str, float | None]:
+    """What the run was, in steady state: between the first second, in which connections open and streams become as many
+    as there will be, and the last arrival. ``stub_processor_s`` is the stub's processor time."""
     finished = [seen for seen in traffic.observations if seen.finished]
     usage = check_usage(traffic.observations, exact_prompt=True, asked_prompt_tokens=0)
     arrivals = check_arrivals(traffic.observations)
-    # Steady state: the requests of the last drain take no new ones along.
-    window_s = max(seen.record.arrival_s for seen in traffic.observations)
+    end_s = max(seen.record.arrival_s for seen in traffic.observations)
     tokens = np.concatenate([np.array(seen.record.token_times) for seen in finished])
+    steady = [seen for seen in traffic.observations if seen.record.arrival_s >= SETTLE_S]
+    per_request = 1e6 / len(traffic.observations)
     return {
         "requests_per_s": round(arrivals.sent.rate or 0.0, 1),
-        "tokens_per_s": round(float((tokens <= window_s).sum()) / window_s, 1),
+        "tokens_per_s": round(float(((tokens >= SETTLE_S) & (tokens < end_s)).sum()) / (end_s - SETTLE_S), 1),
         **{f"failed: {kind}": number for kind, number in count_failures(traffic.observations).items()},
         "wrong_counts": usage.contradictions + usage.wrong_length,
         "mean_send_lag_ms": round(arrivals.mean_send_lag_ms or 0.0, 3),
         "p99_send_lag_ms": round(arrivals.p99_send_lag_ms or 0.0, 3),
         "max_send_lag_ms": round(arrivals.max_send_lag_ms or 0.0, 3),
-        "sender_processor_us_per_request": round(traffic.processor_s / len(traffic.observations) * 1e6, 1),
+        "p99_send_lag_settled_ms": round(check_arrivals(steady).p99_send_lag_ms or 0.0, 3),
+        "sender_processor_us_per_request": round(traffic.processor_s * per_request, 1),
+        "stub_processor_us_per_request": round(stub_processor_s * per_request, 1),
     }
 
 

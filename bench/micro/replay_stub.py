@@ -4,7 +4,10 @@ It reads requests, and answers each with ``num_tokens`` events ``tpot_s`` apart,
 """
 
 import asyncio
-from collections.abc import Callable
+import gc
+import time
+from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from typing import cast
@@ -29,18 +32,49 @@ class StubOptions:
     loop: EventLoop = EventLoop.ASYNCIO
 
 
+class _Pacer:
+    """Writes each answer's next token when its time has come.
+
+    All wait equally long between two tokens, so that the first to wait is the first to go on: one queue and one timer
+    do for all of them.
+    """
+
+    def __init__(self, options: StubOptions) -> None:
+        usage = b'data: {"choices":[],"usage":{"prompt_tokens":8,"completion_tokens":%d}}\n\n' % options.num_tokens
+        self._token = _chunk(_TOKEN)
+        self._last = _chunk(usage) + _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+        self._num_tokens, self._tpot_s = options.num_tokens, options.tpot_s
+        self._waiting: deque[tuple[float, asyncio.Transport, int]] = deque()
+        self._loop = asyncio.get_running_loop()
+
+    def begin(self, transport: asyncio.Transport) -> None:
+        """Starts an answer; its first token comes a time between tokens later."""
+        transport.write(_HEAD)
+        if not self._waiting:
+            self._loop.call_later(self._tpot_s, self._go_on)
+        self._waiting.append((self._loop.time() + self._tpot_s, transport, self._num_tokens))
+
+    def _go_on(self) -> None:
+        waiting, now_s = self._waiting, self._loop.time()
+        while waiting and waiting[0][0] <= now_s:
+            due_s, transport, num_left = waiting.popleft()
+            if num_left:
+                transport.write(self._token)
+                waiting.append((due_s + self._tpot_s, transport, num_left - 1))
+            else:
+                transport.write(self._last)
+        if waiting:
+            self._loop.call_at(waiting[0][0], self._go_on)
+
+
 def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
 class _StubConnection(asyncio.Protocol):
-    def __init__(self, options: StubOptions) -> None:
-        usage = b'data: {"choices":[],"usage":{"prompt_tokens":8,"completion_tokens":%d}}\n\n' % options.num_tokens
-        self._token = _chunk(_TOKEN)
-        self._last = _chunk(usage) + _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
-        self._options = options
+    def __init__(self, pacer: _Pacer) -> None:
+        self._pacer = pacer
         self._received = b""
-        self._call_later: Callable[..., object] = asyncio.get_running_loop().call_later
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -53,27 +87,25 @@ class _StubConnection(asyncio.Protocol):
         length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
         if len(body) >= length:
             self._received = body[length:]
-            self._transport.write(_HEAD)
-            self._call_later(self._options.tpot_s, self._stream, self._options.num_tokens)
-
-    def _stream(self, num_left: int) -> None:
-        if num_left == 0:
-            self._transport.write(self._last)
-            return
-        self._transport.write(self._token)
-        self._call_later(self._options.tpot_s, self._stream, num_left - 1)
+            self._pacer.begin(self._transport)
 
 
 def serve_stub(options: StubOptions, pipe: Pipe) -> None:
-    """The body of the stub's process: tells its port through ``pipe`` and serves until the pipe closes."""
+    """The body of the stub's process: tells its port through ``pipe``, serves until it hears from there or that closes,
+    and then tells its processor time in seconds."""
     raise_file_limit()
+    gc.disable()
+    processor_s = time.process_time()
     with asyncio.Runner(loop_factory=loop_factory(options.loop)) as runner:
         runner.run(_serve(options, pipe))
+    with suppress(BrokenPipeError):  # nobody waits for it where the run failed
+        pipe.send(time.process_time() - processor_s)
 
 
 async def _serve(options: StubOptions, pipe: Pipe) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _StubConnection(options), "127.0.0.1", 0, backlog=_BACKLOG)
+    pacer = _Pacer(options)
+    server = await loop.create_server(lambda: _StubConnection(pacer), "127.0.0.1", 0, backlog=_BACKLOG)
     closed = asyncio.Event()
     loop.add_reader(pipe.fileno(), closed.set)
     pipe.send(server.sockets[0].getsockname()[1])

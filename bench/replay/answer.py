@@ -75,8 +75,13 @@ class AnswerReader:
         if self._events is None:
             self._plain += data[: MAX_ERROR_BYTES - len(self._plain)]
             return
-        for event in self._events.feed(data):
-            self._read_event(event, now_s)
+        texts = self._token_event.texts(data) if self._events.is_between_events else None
+        if texts is None:
+            for event in self._events.feed(data):
+                self._read_event(event, now_s, data)
+        else:
+            for text in texts:
+                self._take_token(text, now_s)
 
     def on_end(self, fault: Fault | None) -> None:
         answer = self.answer
@@ -105,13 +110,11 @@ class AnswerReader:
             return None  # some servers close the stream without [DONE]
         return Fault(FaultKind.CUT_SHORT, f"the stream ended after {self.answer.streamed_tokens} tokens")
 
-    def _read_event(self, event: bytes, now_s: float) -> None:
-        plain = self._token_event.text_of(event)
+    def _read_event(self, event: bytes, now_s: float, piece: bytes = b"") -> None:
+        """Reads an event that may be anything; ``piece`` is the part of the stream it came in."""
+        plain = self._token_event.text(event)
         if plain is not None:
-            self.answer.token_times.append(now_s)
-            self.answer.streamed_tokens += 1
-            if self._keep:
-                self._texts.append(plain.decode())
+            self._take_token(plain, now_s)
             return
         if event == _END_OF_STREAM:
             self._done = True
@@ -129,11 +132,17 @@ class AnswerReader:
         if choices:
             text = self._read_choice(choices[0], now_s)
             if text and len(choices) == 1 and not usage and "metrics" not in document:
-                self._token_event.learn(event, text)
+                self._token_event.learn(event, text, piece)
         if usage:
             self._read_usage(usage)
         if (metrics := document.get("metrics")) is not None and self.answer.server_times is None:
             self.answer.server_times = server_times({"metrics": metrics})
+
+    def _take_token(self, text: bytes, now_s: float) -> None:
+        self.answer.token_times.append(now_s)
+        self.answer.streamed_tokens += 1
+        if self._keep:
+            self._texts.append(text.decode())
 
     def _read_choice(self, choice: Mapping[str, Any], now_s: float) -> str | None:
         """Takes in one piece of the answer. Returns its text when it is that of one token and tells nothing else.

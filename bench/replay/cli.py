@@ -84,7 +84,9 @@ def replay(
         int, typer.Option(help="Further attempts after 429, 503 and the like; counted, and inside latencies.")
     ] = _DEFAULTS.retries,
     workers: Annotated[int, typer.Option(help="Sender processes.")] = _DEFAULTS.workers,
-    loop: Annotated[EventLoop, typer.Option(help="Event loop of the senders.")] = _DEFAULTS.loop,
+    loop: Annotated[
+        EventLoop | None, typer.Option(help="Event loop of the senders: uvloop where it is installed, else asyncio.")
+    ] = _DEFAULTS.loop,
     goodput: Annotated[
         str,
         typer.Option(help='Objectives in ms, such as "ttft:500 tpot:50".', metavar="METRIC:MS ..."),

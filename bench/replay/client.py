@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 from bench.replay.answer import Answer, AnswerReader
 from bench.replay.connections import Connections
@@ -31,18 +32,25 @@ class Client:
         self._stopped = False
         self.num_reconnects = 0
 
+    async def reach(self, until_s: float) -> None:
+        """Looks the server up and opens a first connection, so that no request waits for that; gives up at ``until_s``
+        of ``time.monotonic``. Where it fails, the requests will meet the same and count it."""
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(until_s - time.monotonic()):
+                self._connections.release(await self._connections.open())
+
     async def post(self, body: bytes, request_id: str, *, keep: bool = False) -> Answer:
         """One attempt. A failure of any kind is the answer's ``fault``, never an exception."""
         head = b"%sX-Request-ID: %s\r\nContent-Length: %d\r\n\r\n" % (self._head, request_id.encode(), len(body))
         reader = AnswerReader(time.monotonic(), keep)
-        connection = await self._connect(reader)
+        connection = self._connections.take_idle() or await self._connect(reader)
         if connection is None:
             return reader.answer
         await self._exchange(connection, head + body, reader)
         if connection.used and not connection.got_bytes and _is_lost(reader.answer):
             self.num_reconnects += 1
             reader = AnswerReader(reader.answer.sent_s, keep)
-            connection = await self._connect(reader, fresh=True)
+            connection = await self._connect(reader)
             if connection is None:
                 return reader.answer
             await self._exchange(connection, head + body, reader)
@@ -59,11 +67,11 @@ class Client:
         self.stop()
         self._connections.close()
 
-    async def _connect(self, reader: AnswerReader, *, fresh: bool = False) -> Connection | None:
-        """A connection, or None with the fault in the reader's answer."""
+    async def _connect(self, reader: AnswerReader) -> Connection | None:
+        """A new connection, or None with the fault in the reader's answer."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._connections.acquire(fresh=fresh)
+                return await self._connections.open()
         except TimeoutError:
             reader.answer.fault = Fault(FaultKind.CONNECT, f"no connection in {self._timeout_s:g} s")
         except OSError as error:

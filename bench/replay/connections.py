@@ -17,28 +17,32 @@ class Connections:
         self._host: str | None = None
         self._idle: list[Connection] = []
 
-    async def acquire(self, *, fresh: bool = False) -> Connection:
-        """An idle connection, or a new one (always a new one when ``fresh``). Raises OSError when there is none."""
-        while self._idle and not fresh:
+    def take_idle(self) -> Connection | None:
+        """A connection that waits for its next exchange, or None."""
+        while self._idle:
             connection = self._idle.pop()
             if connection.reusable:
                 return connection
-        if self._host is None:
-            self._host = await self._reachable_host()
-        return await self._connect(self._host)
+        return None
 
-    async def _reachable_host(self) -> str:
-        """The first address that takes a connection, in numbers: a name is looked up once, not for every request."""
+    async def open(self) -> Connection:
+        """A new connection. Raises OSError when there is none to be had."""
+        return await (self._reach() if self._host is None else self._connect(self._host))
+
+    async def _reach(self) -> Connection:
+        """A connection to the first address that takes one. The address is kept, in numbers: a name is looked up once,
+        not for every request."""
         address, loop = self._address, asyncio.get_running_loop()
         found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
         failure: OSError | None = None
         for host in dict.fromkeys(str(entry[4][0]) for entry in found):
             try:
-                self._idle.append(await self._connect(host))
+                connection = await self._connect(host)
             except OSError as error:
                 failure = error
             else:
-                return host
+                self._host = host
+                return connection
         raise failure or OSError(f"{address.host} has no address")
 
     async def _connect(self, host: str) -> Connection:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 from bench.replay.answer import Answer
 from bench.replay.job import STOP, Job, JobResult, loop_factory, work
 from bench.replay.observation import Observation
+from bench.replay.settings import EventLoop
 from bench.replay.traffic import split_requests
 from libra.errors import LibraError
 from libra.request import Request, Segment
@@ -31,7 +32,7 @@ _LOOK_S = 0.25
 @dataclass(frozen=True)
 class SentTraffic:
     """All senders together. ``start_s`` is time zero on ``time.monotonic``; ``processor_s`` their processor time;
-    ``complete`` is False after an interrupt."""
+    ``complete`` is False after an interrupt; ``loop`` is the senders' event loop."""
 
     observations: list[Observation]
     num_reconnects: int
@@ -39,6 +40,7 @@ class SentTraffic:
     duration_s: float
     processor_s: float
     complete: bool
+    loop: EventLoop
 
 
 def send_traffic(job: Job, num_workers: int, on_progress: Callable[[float, int], None]) -> SentTraffic:
@@ -69,6 +71,7 @@ def send_traffic(job: Job, num_workers: int, on_progress: Callable[[float, int],
         max((result.end_s for result in results), default=0.0),
         sum(result.processor_s for result in results),
         complete,
+        job.loop,
     )
 
 

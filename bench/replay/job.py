@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import importlib.util
 import signal
 import threading
 import time
@@ -17,6 +18,7 @@ from bench.replay.observation import Observation
 from bench.replay.prompts import BodyOptions, BodyWriter, ChatBodies, TextBodies, TokenIdBodies
 from bench.replay.sender import Sender, SendOptions
 from bench.replay.settings import CHAT, EventLoop, PromptForm
+from libra.engine.upcoming import Upcoming
 from libra.errors import LibraError
 from libra.request import Request
 
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 READY, STOP = "ready", "stop"
 _REPORT_S = 0.2
-_COLLECT_THRESHOLD = 100_000
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,11 @@ class JobResult:
     stopped: bool
 
 
+def fastest_loop() -> EventLoop:
+    """uvloop where it is installed, else asyncio."""
+    return EventLoop.ASYNCIO if importlib.util.find_spec("uvloop") is None else EventLoop.UVLOOP
+
+
 def loop_factory(loop: EventLoop) -> "Callable[[], AbstractEventLoop]":
     """What makes the event loop. Raises LibraError when uvloop is asked for and not installed."""
     if loop is EventLoop.ASYNCIO:
@@ -78,8 +84,9 @@ def loop_factory(loop: EventLoop) -> "Callable[[], AbstractEventLoop]":
     return factory
 
 
-async def run_job(job: Job, start_s: float, pipe: Pipe | None = None) -> JobResult:
-    """Sends a job's requests from ``start_s`` on; ``pipe`` is told how many are done, and may say STOP."""
+async def run_job(job: Job, upcoming: Upcoming, start_s: float, pipe: Pipe | None = None) -> JobResult:
+    """Sends a job's requests, which are ``upcoming``, from ``start_s`` on; ``pipe`` is told how many are done, and may
+    say STOP."""
     client = job.client()
     report = _reporter(pipe) if pipe is not None else None
     sender = Sender(client, job.writer(), job.models, job.send, report)
@@ -87,7 +94,8 @@ async def run_job(job: Job, start_s: float, pipe: Pipe | None = None) -> JobResu
         _stop_on_word(sender, pipe)
     processor_s = time.process_time()
     try:
-        await sender.run(job.requests, start_s)
+        await client.reach(start_s)
+        await sender.run(upcoming, start_s)
     finally:
         client.close()
     return JobResult(
@@ -106,15 +114,16 @@ def work(job: Job, pipe: Pipe) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise_file_limit()
+    upcoming = Upcoming(job.requests)
     pipe.send(READY)
     start_s = pipe.recv()
     if start_s == STOP:
         return
-    # What exists now lives to the end: no collection need walk it, and what a run adds makes hardly any cycles.
-    gc.freeze()
-    gc.set_threshold(_COLLECT_THRESHOLD, 50, 100)
+    # A collection would hold up every request for as long as it takes to walk what the run has gathered. All that it
+    # could free is what asyncio leaves of a closed connection, 1 KiB each.
+    gc.disable()
     with asyncio.Runner(loop_factory=loop_factory(job.loop)) as runner:
-        result = runner.run(run_job(job, start_s, pipe))
+        result = runner.run(run_job(job, upcoming, start_s, pipe))
     pipe.send(result)
 
 

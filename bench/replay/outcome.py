@@ -157,6 +157,7 @@ def _result(
         extra={
             "server": {"owner": server.owner, "base_model": server.base_model, **server.facts},
             "num_reconnects": traffic.num_reconnects,
+            "loop": traffic.loop,
             "retried": count_retries(traffic.observations),
             "pages_not_scraped": scraped.num_failed if scraped is not None else None,
         },

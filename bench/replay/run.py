@@ -7,7 +7,7 @@ from dataclasses import replace
 from bench.progress import run_progress
 from bench.replay.controller import send_traffic, warm_up
 from bench.replay.http import parse_url
-from bench.replay.job import Job
+from bench.replay.job import Job, fastest_loop
 from bench.replay.outcome import ReplayOutcome, conclude
 from bench.replay.prompts import BodyOptions
 from bench.replay.scrape import Scraper, check_scraping, scraping
@@ -45,7 +45,7 @@ def run_replay(
         outputs=frozenset(request.output for request in trace.requests if request.output is not None),
         send=_send_options(settings, trace),
         requests=trace.requests,
-        loop=settings.loop,
+        loop=settings.loop or fastest_loop(),
     )
     _check_token_ids(trace, job)
     if settings.scrape_interval_s is not None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from bench.replay.answer import Answer
@@ -59,10 +59,9 @@ class Sender:
         self._failure: BaseException | None = None
         self._start_s = 0.0
 
-    async def run(self, requests: Iterable[Request], start_s: float) -> None:
+    async def run(self, upcoming: Upcoming, start_s: float) -> None:
         """Sends all requests; ``start_s`` is their time zero on ``time.monotonic``. Returns when all have ended."""
         self._start_s = start_s
-        upcoming = Upcoming(requests)
         while not self.stopped:
             self._changed.clear()
             upcoming.note(self._ended)

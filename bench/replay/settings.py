@@ -40,7 +40,8 @@ class ReplaySettings:
 
     Rates are requests per second, times seconds. ``base_share`` is the share of sessions that is sent to the base model
     instead of its adapter. ``slo_target`` is the share of requests that must meet ``goodput``; ``max_send_lag_ms`` the
-    99th percentile of the generator's own delay up to which a run is valid.
+    99th percentile of the generator's own delay up to which a run is valid. ``loop`` None is uvloop where it is
+    installed, else asyncio.
     """
 
     url: str
@@ -66,7 +67,7 @@ class ReplaySettings:
     warmup_s: float = 0.0
     max_concurrency: int | None = None
     workers: int = 1
-    loop: EventLoop = EventLoop.ASYNCIO
+    loop: EventLoop | None = None
     retries: int = 0
     request_timeout_s: float = 600.0
     ready_check_timeout_s: float = 0.0

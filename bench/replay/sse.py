@@ -16,11 +16,11 @@ class EventStream:
     def __init__(self) -> None:
         self._rest = b""
         self._data: list[bytes] = []
+        # Whether nothing of an event has been fed that is not whole yet.
+        self.is_between_events = True
 
     def feed(self, piece: bytes) -> list[bytes]:
         """The data of every event that ``piece`` completes. Raises HttpFault for an event without an end."""
-        if not self._rest and not self._data and _is_one_event(piece):
-            return [piece[6:-2]]
         lines = (self._rest + piece if self._rest else piece).split(b"\n")
         self._rest = lines.pop()
         if len(self._rest) > MAX_EVENT_BYTES:
@@ -34,6 +34,7 @@ class EventStream:
                     events.append(self._take())
             elif line[:5] == b"data:":
                 self._data.append(line[6:] if line[5:6] == b" " else line[5:])
+        self.is_between_events = not (self._rest or self._data)
         return events
 
     def close(self) -> list[bytes]:
@@ -45,9 +46,3 @@ class EventStream:
         data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
         self._data.clear()
         return data
-
-
-def _is_one_event(piece: bytes) -> bool:
-    """Whether the piece is one line of data and its blank line, which is how a token comes."""
-    end = len(piece) - 2
-    return piece[:6] == b"data: " and piece[end:] == b"\n\n" and piece.find(b"\n") == end and piece[end - 1] != 13

@@ -10,7 +10,7 @@ def test_both_sides_get_the_same_requests_and_take_turns_in_going_first() -> Non
     def side(name: str, ttft_ms: float, tokens_per_s: float) -> object:
         def measure(load: Load) -> Measured:
             calls.append((name, load.seed))
-            return Measured([ttft_ms] * load.num_requests, [4.0] * load.num_requests, tokens_per_s)
+            return Measured([ttft_ms] * load.num_requests, [4.0] * load.num_requests, tokens_per_s, 2.0)
 
         return measure
 

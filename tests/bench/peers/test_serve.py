@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.peers.agreement import LIBRA, Shape, chain, summarise
+from bench.peers.agreement import LIBRA, Shape, chain, server_figures, summarise
 from bench.peers.serve import LOADS
 from bench.peers.serve_readme import serve_readme
+from libra.errors import LibraError
 from libra.tokens import prompt_tokens
 from workloads.trace import read_trace, write_trace
 
@@ -58,9 +59,10 @@ def test_a_load_without_adapters_goes_to_the_base_model() -> None:
     assert adapters.arguments(3)[adapters.arguments(3).index("--seed") + 1] == "3"
 
 
-def test_clients_agree_within_3_ms_and_2_per_cent() -> None:
-    def result(client: str, ttft_ms: float, tpot_ms: float) -> dict[str, object]:
-        return {"client": client, "mean_ttft_ms": ttft_ms, "mean_tpot_ms": tpot_ms}
+def test_clients_agree_within_3_ms_and_2_per_cent_of_what_the_server_did() -> None:
+    def result(client: str, ttft_ms: float, tpot_ms: float, slower: float = 0.0) -> dict[str, object]:
+        plain = {"client": client, "mean_ttft_ms": ttft_ms + 50 * slower, "mean_tpot_ms": tpot_ms * (1 + slower)}
+        return plain | {"server_ttft_ms": 90.0 + 50 * slower, "server_tpot_ms": 10.0 * (1 + slower)}
 
     table = summarise(
         [
@@ -69,6 +71,7 @@ def test_clients_agree_within_3_ms_and_2_per_cent() -> None:
             result("near", 103.9, 10.19),
             result("late", 104.1, 10.0),
             result("slow", 101.0, 10.21),
+            result("in a slow minute", 101.0, 10.0, slower=0.5),
         ]
     )
     assert {entry["client"]: entry["agrees"] for entry in table} == {
@@ -76,7 +79,23 @@ def test_clients_agree_within_3_ms_and_2_per_cent() -> None:
         "near": True,
         "late": False,
         "slow": False,
+        "in a slow minute": True,
     }
+    assert table[-1]["plain_ttft_off_ms"] == pytest.approx(25.0)
+    assert table[-1]["plain_tpot_off_percent"] == pytest.approx(50.0)
+
+
+def test_the_server_s_account_is_of_one_client_alone() -> None:
+    names = (
+        "vllm:time_to_first_token_seconds",
+        "vllm:request_time_per_output_token_seconds",
+        "vllm:request_prompt_tokens",
+    )
+    before = {f"{name}_{part}": 5.0 for name in names[1:] for part in ("sum", "count")}
+    after = {f"{name}_{part}": value for name in names for part, value in (("sum", 6.0), ("count", 9.0))}
+    assert server_figures({}, after, 9)["server_ttft_ms"] == pytest.approx(1e3 * 6 / 9)
+    with pytest.raises(LibraError, match="the server counts 4 requests"):
+        server_figures(before | {f"{names[0]}_count": 5.0}, after, 3)
 
 
 def test_a_chain_is_a_trace_of_equal_requests_one_after_the_other(tmp_path: Path) -> None:

@@ -36,9 +36,21 @@ def test_a_token_a_chunk_takes_the_short_way() -> None:
     assert body.done
 
 
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 255, 256, 4095, 4096])
+def test_the_short_way_takes_whole_chunks_alone(size: int) -> None:
+    data, chunk = b"x" * size, b"%x\r\n%s\r\n" % (size, b"x" * size)
+    assert ChunkedBody().feed(chunk) == data
+    assert ChunkedBody().feed(chunk + chunk) == data * 2
+    cut = ChunkedBody()
+    assert cut.feed(chunk[:-1]) + cut.feed(chunk[-1:] + chunk) == data * 2
+    assert ChunkedBody().feed(b"%X;a=1\r\n%s\r\n" % (size, data)) == data
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
+        (b"9\r\n" + b"x" * 16 + b"\r\n", "longer than its size"),
+        (b"d\r\n" + b"x" * 12 + b"\r\n\r\n", "longer than its size"),
         (b"zz\r\n", "chunk size"),
         (b"-5\r\nhello\r\n", "chunk size"),
         (b"3\r\nhello\r\n", "longer than its size"),

@@ -1,8 +1,13 @@
 """One request against a server that behaves, and against one that does not."""
 
 import asyncio
+import gc
 import json
+import shutil
+import ssl
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -131,6 +136,98 @@ def test_connections_are_used_again_and_lost_ones_replaced() -> None:
     assert [answer.fault for answer in answers] == [None, None, None]
     # The third met a reset before its first byte on a used connection, and went out again on a new one.
     assert (num_bodies, num_reconnects) == (4, 1)
+
+
+def test_a_server_that_was_reached_has_a_connection_open() -> None:
+    async def run() -> tuple[int, Answer]:
+        opened = 0
+
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal opened
+            opened += 1
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n")
+            writer.close()
+
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        async with server:
+            client = Client(parse_url(f"localhost:{server.sockets[0].getsockname()[1]}"), COMPLETIONS, {}, 5.0)
+            await client.reach(time.monotonic() + 2.0)
+            answer = await client.post(BODY, "r1")
+            client.close()
+            return opened, answer
+
+    opened, answer = asyncio.run(run())
+    assert opened == 1
+    assert answer.fault is not None
+    assert answer.fault.status == 503
+
+
+def test_a_server_that_is_not_there_is_left_to_the_requests() -> None:
+    start_s = time.monotonic()
+    for address, until_s in (("http://127.0.0.1:9", start_s + 5.0), ("http://127.0.0.1:9", start_s - 1.0)):
+        asyncio.run(Client(parse_url(address), COMPLETIONS, {}, 2.0).reach(until_s))
+    assert time.monotonic() - start_s < 2.0
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
+def test_an_encrypted_stream_is_read_like_a_plain_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    pieces = [b'data: {"choices":[{"text":"t%d"}]}\n\n' % number for number in range(9)] + [b"data: [DONE]\n\n", b""]
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for piece in pieces:
+            writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            await writer.drain()
+
+    async def run() -> list[Answer]:
+        server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=context)
+        async with server:
+            address = parse_url(f"https://localhost:{server.sockets[0].getsockname()[1]}")
+            trusting = Client(address, COMPLETIONS, {}, 5.0)
+            answers = [await trusting.post(BODY, "r1", keep=True)]
+            trusting.close()
+            monkeypatch.delenv("SSL_CERT_FILE")
+            answers.append(await Client(address, COMPLETIONS, {}, 5.0).post(BODY, "r2"))
+            return answers
+
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    answer, refused = asyncio.run(run())
+    assert answer.fault is None
+    assert (answer.text, answer.streamed_tokens) == ("".join(f"t{number}" for number in range(9)), 9)
+    assert refused.fault is not None
+    assert refused.fault.kind is FaultKind.CONNECT
+
+
+def test_a_run_leaves_no_cycles_of_its_own() -> None:
+    """A sender runs without the garbage collector."""
+
+    async def run() -> None:
+        async with serving(Behaviour(script=["ok", "429", "junk", "cut", "stall"])) as stub:
+            client = Client(parse_url(stub.url), COMPLETIONS, {}, 0.2)
+            for number in range(7):
+                await client.post(BODY, f"r{number}")
+            client.close()
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(run())
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        ours = [item for item in gc.garbage if type(item).__module__.startswith("bench.replay")]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert ours == []
 
 
 def test_raw_answers_a_proxy_might_give() -> None:

@@ -1,6 +1,7 @@
 """The open loop against the stub: schedules, slots, retries, held turns, and stopping."""
 
 import asyncio
+import importlib.util
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -8,11 +9,12 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from bench.replay.http import parse_url
-from bench.replay.job import Job, loop_factory
+from bench.replay.job import Job, fastest_loop, loop_factory
 from bench.replay.observation import Observation
 from bench.replay.prompts import BodyOptions
 from bench.replay.sender import Sender, SendOptions
 from bench.replay.settings import COMPLETIONS, EventLoop, PromptForm
+from libra.engine.upcoming import Upcoming
 from libra.errors import LibraError
 from libra.request import Request, Segment
 from tests.bench.replay.stub_server import Behaviour, Stub, serving
@@ -38,6 +40,7 @@ def send(
     options: SendOptions = SendOptions(),
     during: Callable[[Sender], Awaitable[None]] | None = None,
     timeout_s: float = 5.0,
+    loop: EventLoop = EventLoop.ASYNCIO,
 ) -> tuple[list[Observation], Stub]:
     """All observations by id, and the stub they were made at."""
 
@@ -56,18 +59,22 @@ def send(
             )
             client = job.client()
             sender = Sender(client, job.writer(), MODELS, options)
-            work = asyncio.create_task(sender.run(requests, time.monotonic() + 0.05))
+            work = asyncio.create_task(sender.run(Upcoming(requests), time.monotonic() + 0.05))
             if during is not None:
                 await during(sender)
             await work
             client.close()
             return sorted(sender.observations, key=lambda seen: seen.record.id), stub
 
-    return asyncio.run(run())
+    with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
+        return runner.run(run())
 
 
-def test_arrivals_keep_an_absolute_schedule() -> None:
-    seen, stub = send(Behaviour(ttft_s=0.3), [request(number, 0.02 * number) for number in range(20)])
+@pytest.mark.parametrize("loop", EventLoop)
+def test_arrivals_keep_an_absolute_schedule(loop: EventLoop) -> None:
+    if loop is EventLoop.UVLOOP:
+        pytest.importorskip("uvloop")
+    seen, stub = send(Behaviour(ttft_s=0.3), [request(number, 0.02 * number) for number in range(20)], loop=loop)
     assert len(stub.bodies) == 20
     assert all(item.finished for item in seen)
     # No request waits for an answer: all are out long before the first token.
@@ -162,7 +169,11 @@ def test_the_server_s_own_account_of_a_request_is_joined() -> None:
     assert (record.adapter_load_s, record.prefill_s) == (0.004, 0.002)
 
 
-def test_uvloop_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uvloop_is_taken_where_it_is_and_missed_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    assert fastest_loop() is EventLoop.UVLOOP
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert fastest_loop() is EventLoop.ASYNCIO
     monkeypatch.setitem(sys.modules, "uvloop", None)
     with pytest.raises(LibraError, match="uvloop is not installed"):
         loop_factory(EventLoop.UVLOOP)
