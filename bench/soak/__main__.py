@@ -1,6 +1,7 @@
 """`python -m bench.soak`: a long run against `libra serve`, and whether the server stood it."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -36,8 +37,10 @@ def main(
 ) -> None:
     """Send checked, fresh, abandoned and malformed requests while adapters come and go; judge what comes back.
 
-    Exit code 1 when a token is lost or wrong, a request hangs, memory grows, or the pool does not add up at the end.
+    Exit code 1 when a token is lost or wrong, a request hangs, memory grows, the pool does not add up at the end, or
+    Ctrl-C or SIGTERM ends it early: what there is by then is written, marked as interrupted.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         settings = SoakSettings(
             minutes=minutes,
@@ -59,8 +62,10 @@ def main(
     for breach in result.breaches:
         typer.echo(f"breach: {breach}", err=True)
     typer.echo(f"wrote {out / SAMPLES_FILE} and {out / RESULT_FILE}", err=True)
+    if document["rss"]:
+        typer.echo("RSS {first_mib:.0f} MiB {curve} {last_mib:.0f} MiB".format(**document["rss"]), err=True)
     typer.echo(json.dumps({name: document[name] for name in ("verdict", "rate_rps", "counts", "memory", "pool_check")}))
-    if result.breaches:
+    if result.verdict != "PASSED":
         sys.exit(FAILED)
 
 

@@ -47,8 +47,20 @@ class Api:
             cards: list[dict[str, Any]] = (await response.json())["data"]
             return cards
 
+    async def host_used(self) -> float:
+        """The share of the host tier's blocks in use, as the metrics say; 0 without such a tier."""
+        async with self._session.get(f"{self._url}/metrics") as response:
+            page = await response.text()
+        used, total = (_gauge(page, f"libra:host_{name}") for name in ("blocks", "total_blocks"))
+        return used / total if total else 0.0
+
 
 _JSON = {"Content-Type": "application/json"}
+
+
+def _gauge(page: str, name: str) -> float:
+    (line,) = (line for line in page.splitlines() if line.startswith((f"{name}{{", f"{name} ")))
+    return float(line.split()[-1])
 
 
 def _read_whole(text: str) -> Answered:

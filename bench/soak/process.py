@@ -1,4 +1,4 @@
-"""`libra serve` in a process of its own, and what the system says of that process."""
+"""`libra serve` started from here, and what the system says of its processes."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ _LINES_KEPT = 40
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process holds and has used. ``processor_s`` counts all of its threads."""
+    """What a server's processes, HTTP and engine, hold and have used together. ``processor_s`` counts all threads."""
 
     rss_mib: float
     open_files: int
@@ -38,8 +38,8 @@ class ServedProcess:
         self.said: deque[str] = deque(maxlen=_LINES_KEPT)
 
     def __enter__(self) -> Self:
-        """Raises LibraError when the server does not come up."""
-        self._process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
+        """Raises LibraError when the server does not come up. Ctrl-C does not reach it: who started it stops it."""
+        self._process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True, start_new_session=True)
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self.said.append(line.rstrip())
@@ -72,23 +72,43 @@ class ServedProcess:
         return status
 
     def usage(self) -> Usage:
-        """From Linux's /proc. Raises LibraError when the process is gone, and on other systems."""
-        directory = Path(f"/proc/{self._process.pid}")
-        try:
-            stat = (directory / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-            open_files = len(os.listdir(directory / "fd"))  # noqa: PTH208 - names are enough
-        except OSError as error:
-            raise LibraError(f"{directory}: {error.strerror}; the server has died, or this is not Linux") from error
-        # Fields 14, 15, 20 and 24 of proc(5), which counts from 1; the first two are cut off above.
-        ticks, threads, pages = int(stat[11]) + int(stat[12]), int(stat[17]), int(stat[21])
+        """From Linux's /proc. Raises LibraError when a process is gone, and on other systems."""
+        each = [_usage(process) for process in _family(self._process.pid)]
         return Usage(
-            rss_mib=pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20),
-            open_files=open_files,
-            num_threads=threads,
-            processor_s=ticks / os.sysconf("SC_CLK_TCK"),
+            rss_mib=sum(usage.rss_mib for usage in each),
+            open_files=sum(usage.open_files for usage in each),
+            num_threads=sum(usage.num_threads for usage in each),
+            processor_s=sum(usage.processor_s for usage in each),
         )
 
     def _read(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self.said.append(line.rstrip())
+
+
+def _family(process: int) -> list[int]:
+    """A process and all that come from it."""
+    tasks = Path(f"/proc/{process}/task")
+    try:
+        children = [child for task in tasks.iterdir() for child in (task / "children").read_text().split()]
+    except OSError as error:
+        raise LibraError(f"{tasks}: {error.strerror}; the server has died, or this is not Linux") from error
+    return [process, *(one for child in children for one in _family(int(child)))]
+
+
+def _usage(process: int) -> Usage:
+    directory = Path(f"/proc/{process}")
+    try:
+        stat = (directory / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        open_files = len(os.listdir(directory / "fd"))  # noqa: PTH208 - names are enough
+    except OSError as error:
+        raise LibraError(f"{directory}: {error.strerror}; the server has died, or this is not Linux") from error
+    # Fields 14, 15, 20 and 24 of proc(5), which counts from 1; the first two are cut off above.
+    ticks, threads, pages = int(stat[11]) + int(stat[12]), int(stat[17]), int(stat[21])
+    return Usage(
+        rss_mib=pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20),
+        open_files=open_files,
+        num_threads=threads,
+        processor_s=ticks / os.sysconf("SC_CLK_TCK"),
+    )
