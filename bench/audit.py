@@ -1,9 +1,10 @@
 """The real engine's steps beside what a profile says of the very same batches: an error without any queueing in it."""
 
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bench.platform import Platform
+from bench.wrapped_platform import WrappedPlatform
 from libra.cache.policy import CachePolicy
 from libra.clock import Clock, VirtualClock
 from libra.engine.build import CacheSizes
@@ -12,7 +13,6 @@ from libra.engine.executor import Executor, StepBatch, StepResult
 from libra.engine.profile import Profile
 from libra.engine.roofline import RooflineExecutor
 from libra.spec import AdapterSpec
-from workloads.trace import Trace
 
 
 @dataclass
@@ -23,50 +23,57 @@ class StepAudit:
     expected_s: list[float] = field(default_factory=list)
 
 
-class AuditedPlatform(Platform):
+class AuditedPlatform(WrappedPlatform):
     """``real``, whose engines note every step in ``audit``, which each new engine empties."""
 
     def __init__(self, real: Platform, profile: Profile) -> None:
-        self.defaults = real.defaults
-        self.model = real.model
+        super().__init__(real)
         self.audit = StepAudit()
-        self._real = real
         self._profile = profile
-
-    def fit(self, trace: Trace) -> Trace:
-        return self._real.fit(trace)
-
-    def adapters(self, trace: Trace, seed: int) -> list[AdapterSpec]:
-        return self._real.adapters(trace, seed)
-
-    def default_hbm_bytes(self) -> float:
-        return self._real.default_hbm_bytes()
 
     def engine(self, policy: CachePolicy, adapters: list[AdapterSpec], sizes: CacheSizes) -> Engine:
         engine = self._real.engine(policy, adapters, sizes)
         self.audit = StepAudit()
-        expected = RooflineExecutor(VirtualClock(), self._profile, self.model, adapters)
-        engine.executor = _AuditedExecutor(engine.executor, expected, engine.clock, self.audit)
+        virtual = VirtualClock()
+        expected = RooflineExecutor(virtual, _of_steps_alone(self._profile), self.model, adapters)
+        engine.executor = _AuditedExecutor(engine.executor, expected, engine.clock, virtual, self.audit)
         return engine
 
     def profile(self) -> None:
         return None
 
 
+def _of_steps_alone(profile: Profile) -> Profile:
+    """``profile`` without what was measured around its steps."""
+    loop = (profile.fit or {}).get("loop")
+    if loop is None:
+        return profile
+    return replace(
+        profile,
+        step_overhead_s=max(profile.step_overhead_s - loop["step_s"], 0.0),
+        sequence_s=max(profile.sequence_s - loop["sequence_s"], 0.0),
+    )
+
+
 class _AuditedExecutor(Executor):
     """Computes on ``real`` and asks the profile what it should have taken."""
 
-    def __init__(self, real: Executor, expected: RooflineExecutor, clock: Clock, audit: StepAudit) -> None:
+    def __init__(
+        self, real: Executor, expected: RooflineExecutor, clock: Clock, virtual: VirtualClock, audit: StepAudit
+    ) -> None:
         self._real = real
         self._expected = expected
         self._clock = clock
+        self._virtual = virtual
         self._audit = audit
 
     def execute(self, batch: StepBatch, max_steps: int, until_s: float) -> StepResult:
         started_s = self._clock.now()
         result = self._real.execute(batch, 1, until_s)
         self._audit.measured_s.append(result.step_ends[-1] - started_s)
-        self._audit.expected_s.append(self._expected.seconds(batch))
+        began_s = self._virtual.now()
+        self._expected.execute(batch, 1, began_s)
+        self._audit.expected_s.append(self._virtual.now() - began_s)
         return result
 
     def prefill_seconds(self, num_tokens: int) -> float:

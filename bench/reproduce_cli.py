@@ -103,7 +103,8 @@ def _report(out: Path, study: "Study", figures: "list[Figure]", outcome: "Outcom
     commits = study.store.commits()
     if len(commits) > 1:
         typer.echo(f"warning: {out} mixes cells of {len(commits)} revisions of libra", err=True)
-    print_safely(Console(), figures_table(outcome.rows, figures, study.scale, outcome.partial))
+    console = Console()
+    print_safely(console, figures_table(outcome.rows, figures, study.scale, outcome.partial, console.width))
     verdicts = [row.same_sign for row in outcome.rows if row.same_sign]
     line = {
         "schema_version": 1,

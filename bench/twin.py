@@ -3,35 +3,24 @@
 from typing import Any
 
 from bench.platform import Platform
+from bench.wrapped_platform import WrappedPlatform
 from libra.cache.policy import CachePolicy
 from libra.engine.build import CacheSizes, build_simulated_engine
 from libra.engine.config import EngineConfig
 from libra.engine.engine import Engine
 from libra.engine.profile import Profile
 from libra.spec import AdapterSpec
-from workloads.trace import Trace
 
 
-class SimulatedTwin(Platform):
+class SimulatedTwin(WrappedPlatform):
     """What ``real`` would do if every step and copy took what ``profile`` says."""
 
     def __init__(self, real: Platform, profile: Profile, config: EngineConfig, device: str) -> None:
         """Raises LibraError when the profile was measured for another model or device than that of ``real``."""
         profile.check_use(real.model, device, 1)
-        self.defaults = real.defaults
-        self.model = real.model
-        self._real = real
+        super().__init__(real)
         self._profile = profile
         self._config = config
-
-    def fit(self, trace: Trace) -> Trace:
-        return self._real.fit(trace)
-
-    def adapters(self, trace: Trace, seed: int) -> list[AdapterSpec]:
-        return self._real.adapters(trace, seed)
-
-    def default_hbm_bytes(self) -> float:
-        return self._real.default_hbm_bytes()
 
     def engine(self, policy: CachePolicy, adapters: list[AdapterSpec], sizes: CacheSizes) -> Engine:
         return build_simulated_engine(policy, self.model, adapters, sizes, self._profile, self._config)

@@ -4,10 +4,12 @@ from dataclasses import replace
 from functools import cache
 
 from baselines.ablations import WOM
+from baselines.clairvoyant import CLAIRVOYANT
 from baselines.vllm import VLLM_OFFLOAD
 from bench.oracle import Choice, find_choice
 from libra.cache.cost_model import CostModel, Eq4
 from libra.cache.fastlibra import FASTLIBRA
+from libra.cache.libra_policy import LIBRA
 from libra.cache.policy import CachePolicy, SwapperConfig
 from libra.cache.rankers import LeastRecentlyUsed
 from libra.errors import LibraError
@@ -23,6 +25,15 @@ SHARES = tuple(step / 20 for step in range(1, 11))
 OFFLOAD_ON_EVICT = replace(VLLM_OFFLOAD, name="offload-on-evict", write_back="on_evict")
 NO_TREE_LRU = replace(WOM, name="no-tree-lru", ranker=LeastRecentlyUsed(), swapper=None)
 TREE_LRU = replace(FASTLIBRA, name="tree-lru", ranker=LeastRecentlyUsed(), swapper=None)
+# What perfect victims would give libra, whose gain is mostly when and in which order requests are admitted.
+CLAIRVOYANT_IN_TIME = replace(
+    CLAIRVOYANT,
+    name="clairvoyant-in-time",
+    scheduler=LIBRA.scheduler,
+    max_pass_s=LIBRA.max_pass_s,
+    admits=LIBRA.admits,
+    awaits_loads=LIBRA.awaits_loads,
+)
 
 
 def variants() -> dict[str, CachePolicy]:
@@ -31,6 +42,7 @@ def variants() -> dict[str, CachePolicy]:
         OFFLOAD_ON_EVICT,
         NO_TREE_LRU,
         TREE_LRU,
+        CLAIRVOYANT_IN_TIME,
         replace(FASTLIBRA, name="evict-when-full", swapper=None),
         replace(FASTLIBRA, name="no-prefetch", swapper=SwapperConfig(prefetch=False)),
         replace(FASTLIBRA, name="no-host-kv", host_kv_tier=False),

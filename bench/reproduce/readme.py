@@ -4,12 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.format import MISSING, compact
-from bench.reproduce import rules
 from bench.reproduce.controls import carriers
 from bench.reproduce.figure import Figure
 from bench.reproduce.rows import FigureRow
+from bench.reproduce.rules import GAIN, rules_text
 
 _HEADINGS = ("case", "metric", "ours", "95 % interval", "paper", "same sign", "note")
+_PAPER = _HEADINGS.index("paper")
 _VERDICTS = (
     ("no", "Opposite sign"),
     ("none", "No difference: the interval lies within half a per cent"),
@@ -25,7 +26,7 @@ def readme_text(rows: Sequence[FigureRow], figures: Sequence[Figure], meta: Mapp
         own = [row for row in rows if row.figure == figure.number]
         if own:
             parts.append(f"## {_title(figure)}\n\nThe paper: {figure.says}.\n\n{_table(own)}")
-    parts.append(_rules())
+    parts.append(rules_text(meta["scale"]["name"]))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -52,15 +53,17 @@ def interval_text(row: FigureRow) -> str:
 def _head(figures: Sequence[Figure], meta: Mapping[str, Any]) -> str:
     state = " **PARTIAL: the run was interrupted.**" if meta["partial"] else ""
     scale = meta["scale"]
+    of_paper = scale["name"] != GAIN.name
+    source = "Numbers of the paper: arXiv 2505.03756 as published at HPCA 2026. " if of_paper else ""
     title = figures[0].title if len(figures) == 1 else "The paper's evaluation on libra"
     return (
         f"# {title}: {scale['name']}\n\n"
         f"`{meta['command']}`: {meta['num_cells']} cells, {meta['cpu_s']:.0f} s of CPU time.{state} Simulated on "
         f"{meta['device']} from datasheet rates; {scale['requests']} requests a run or more, the first fifth left out, "
         f"{scale['seeds']} seeds a run and {scale['peak_seeds']} a peak; intervals are 95 % Student t over seeds. "
-        "Every table is made from figures.csv (`libra reproduce --check DIR` says whether it still is). Numbers of the "
-        "paper: arXiv 2505.03756 as published at HPCA 2026. Ratios over several settings are geometric means over "
-        "those where both policies are stable; SATURATED marks the others, whose mean TTFT grows with the run's length."
+        f"Every table is made from figures.csv (`libra reproduce --check DIR` says whether it still is). {source}"
+        "Ratios over several settings are geometric means over those where both policies are stable; SATURATED marks "
+        "the others, whose mean TTFT grows with the run's length."
     )
 
 
@@ -107,20 +110,18 @@ def _title(figure: Figure) -> str:
     return f"Fig. {figure.number}: {figure.title}" if figure.number[0].isdigit() else figure.title
 
 
-def _table(rows: Iterable[FigureRow]) -> str:
-    lines = [_line(_HEADINGS), _line(_ALIGNMENT)]
-    for row in rows:
-        paper = value_text(row, row.paper)
-        cells = (row.case, row.metric, value_text(row, row.ours), interval_text(row), paper, row.same_sign, row.note)
-        lines.append(_line(cells))
-    return "\n".join(lines)
+def _table(rows: Sequence[FigureRow]) -> str:
+    """Without the columns of the paper where it has nothing to stand beside."""
+    judged = any(row.paper is not None or row.same_sign for row in rows)
+    lines = [_HEADINGS, _ALIGNMENT, *(_cells(row) for row in rows)]
+    return "\n".join(_line(cells if judged else (*cells[:_PAPER], cells[-1])) for cells in lines)
+
+
+def _cells(row: FigureRow) -> tuple[str, ...]:
+    """In the order of the headings."""
+    ours, paper = value_text(row, row.ours), value_text(row, row.paper)
+    return row.case, row.metric, ours, interval_text(row), paper, row.same_sign, row.note
 
 
 def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
-
-
-def _rules() -> str:
-    """What the paper leaves open, as bench.reproduce.rules fixes it."""
-    _, _, text = (rules.__doc__ or "").partition("\n\n")
-    return f"## What the paper leaves open\n\n{text.strip()}"

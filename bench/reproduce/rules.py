@@ -15,8 +15,6 @@
   but for --full. The first fifth is left out. A trace begins with sessions under way and with an empty cache.
 * Host tier: 256 GiB, the paper's machine. tau, half-life and Eq. 4: libra's defaults, which results/tuning chose on
   seeds that are not used here. Link: the device's datasheet.
-* libra against fastlibra: loads are fractions of fastlibra's own peak on each machine, seeds from 100 on (libra was
-  made on others).
 """
 
 from dataclasses import dataclass, replace
@@ -96,14 +94,14 @@ class Scale:
 
 
 def turn_gap_s(case: Case) -> float:
-    """Mean time from a turn of a session to the next: think and assumed service; 0 where sessions have one turn, and
-    for the requests of a file, of which nothing is assumed."""
+    """Mean time from a turn of a session to the next; 0 where sessions have one turn, and for the requests of a file,
+    of which nothing is assumed."""
     if case.trace is not None:
         return 0.0
     sessions = find_workload(case.workload)
     if not isinstance(sessions, SessionConfig) or sessions.mean_turns <= 1:
         return 0.0
-    return sessions.think_s.mean + sessions.service.of(sessions.answer_tokens.mean)
+    return sessions.turn_gap_s
 
 
 def _scenarios(model: str = MODELS[0], num_loras: int = 50) -> tuple[Case, ...]:
@@ -193,6 +191,25 @@ FULL = Scale(
 GAIN = replace(
     DEFAULT, name="gain", requests=300, returns=0.5, seeds=5, first_seed=100, peak_requests=300, peak_returns=0.25
 )
+_GAIN_RULES = f"""\
+* Grid: a case names its scenario, its cache (HBM as a share of the working set at {NOMINAL_RATE:g} req/s), its host
+  tier (a share of it too, or unbounded, which holds everything) and its load. Llama-3-8B, 50 adapters.
+* Load: fractions of the peak measured for fastlibra on the same machine. All policies of a case see the same requests.
+* Peak: mean TTFT < {TTFT_LIMIT_MS:g} ms on a grid of equal ratios. Loads refer to the peak of the first seed.
+* Length: a number of requests, at least {LEAST_S:g} s, and at least {GAIN.returns:g} of the mean time between two turns
+  of a session ({GAIN.peak_returns:g} in searches of a peak), so that the host tier counts for less than in a long run.
+  The first fifth is left out. A trace begins with sessions under way and with an empty cache.
+* Seeds: {GAIN.first_seed} to {GAIN.run_seeds[-1]}. libra was made on others.
+* Files (--trace): their requests stretched to the load; adapters are drawn where a file names none.
+* Link: the device's datasheet."""
+
+
+def rules_text(scale_name: str) -> str:
+    """The rules of a study as its README has them, under a heading."""
+    if scale_name == GAIN.name:
+        return f"## Rules\n\n{_GAIN_RULES}"
+    _, _, text = (__doc__ or "").partition("\n\n")
+    return f"## What the paper leaves open\n\n{text.strip()}"
 
 
 def choose_scale(quick: bool, full: bool) -> Scale:

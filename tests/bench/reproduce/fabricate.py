@@ -35,7 +35,7 @@ TINY = Scale(
     against=("vllm",),
 )
 # Mean TTFT over fastlibra's; whatever is not named has 1.25 times as much.
-RATIOS = {"fastlibra": 1.0, "vllm": 2.0, "slora": 1.5, "libra": 0.9, "clairvoyant": 0.8}
+RATIOS = {"fastlibra": 1.0, "vllm": 2.0, "slora": 1.5, "libra": 0.9, "clairvoyant": 0.8, "clairvoyant-in-time": 0.75}
 PEAKS = {"fastlibra": 12.0, "vllm": 6.0, "libra": 15.0}
 
 

@@ -160,6 +160,9 @@ def test_the_gain_is_over_the_whole_grid_with_its_worst_cell_and_its_share_of_th
     assert rows[("worst stable cell", "TTFT, libra vs fastlibra")].ours == pytest.approx(-10.0)
     gap = rows[("whole grid", "gap to clairvoyant closed")]
     assert gap.ours == pytest.approx(100 * math.log(0.9) / math.log(0.8))
+    timed = rows[("load 0.65", "gap to clairvoyant-in-time closed")]
+    assert timed.ours == pytest.approx(100 * math.log(0.9) / math.log(0.75))
+    assert ("whole grid", "gap to clairvoyant-in-time closed") not in rows
     assert rows[("whole grid", "peak load, libra vs fastlibra")].ours == pytest.approx(25.0)
     cells = len(SCENARIOS) * len(CACHES) * len(HOSTS) * len(LOADS)
     assert rows[("whole grid", "TTFT at least 20 % lower (stable)")].note == f"of {cells} stable cells"

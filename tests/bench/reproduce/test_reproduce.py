@@ -1,6 +1,7 @@
 """The command's work from cells to README: resuming, and the check against drift."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,17 @@ import pytest
 
 from bench.reproduce import run as running
 from bench.reproduce.cells import Case, Cell
+from bench.reproduce.gain import Gain
 from bench.reproduce.output import FIGURES_CSV, README, check_reproduction, write_reproduction
 from bench.reproduce.registry import FIGURES, choose_figures
+from bench.reproduce.rules import GAIN
 from bench.reproduce.run import Outcome, reproduce
 from bench.reproduce.simulate import run_cell
-from bench.reproduce.store import CELLS_CSV
+from bench.reproduce.store import CELLS_CSV, Store
+from bench.reproduce.study import Study
 from bench.workers import Workers
 from libra.errors import LibraError
-from tests.bench.reproduce.fabricate import fabricated, tiny_study
+from tests.bench.reproduce.fabricate import TINY, fabricated, tiny_study
 
 
 def interrupted_after(count: int) -> Callable[[Cell], dict[str, Any]]:
@@ -74,6 +78,21 @@ def test_differences_come_first_in_the_readme(tmp_path: Path, monkeypatch: pytes
     # BFS was made to use more HBM than fastlibra, the paper has it at -29.1 %.
     assert "* Fig. 16, all scenarios: HBM used, bfs vs fastlibra +25.0 %" in text
     assert "## Fig. 11" not in text
+
+
+def test_a_study_of_our_own_states_its_own_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "run_cell", fabricated)
+    texts = {}
+    for scale, figures in ((GAIN, [Gain()]), (TINY, choose_figures(["12"]))):
+        out = tmp_path / scale.name
+        study = Study(replace(TINY, name=scale.name), Store(out / CELLS_CSV))
+        write_reproduction(out, study, figures, reproduce(study, figures, Workers(), disable_tqdm=True))
+        texts[scale.name] = (out / README).read_text(encoding="utf-8")
+    assert "What the paper leaves open" in texts["tiny"]
+    assert "arXiv" in texts["tiny"]
+    assert "## Rules\n" in texts["gain"]
+    for words in ("leaves open", "arXiv", "| paper |", "same sign"):
+        assert words not in texts["gain"]
 
 
 def test_a_real_run_a_search_and_a_fault() -> None:
