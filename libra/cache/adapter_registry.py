@@ -37,7 +37,7 @@ class AdapterRegistry:
             node = tree.add_adapter(spec, self.slot_blocks or exact, exact, spec.num_bytes(self._model))
             if host.num_free >= exact:
                 tree.host_blocks[node] = host.kv_region.allocate(exact, node)
-                tree.host[node] = PRESENT
+                tree.enter_host([node], PRESENT)
 
     def _check_region(self, largest: int) -> None:
         hbm, room = self._memory.hbm, self._memory.region(ADAPTER).num_blocks

@@ -41,8 +41,12 @@ class Holding:
     @property
     def is_ready(self) -> bool:
         """Whether every load has ended and been collected."""
+        return not self.pending_loads()
+
+    def pending_loads(self) -> list[Transfer]:
+        """Loads that have not ended or not been collected."""
         loads = self.kv_loads if self.adapter_load is None else [self.adapter_load, *self.kv_loads]
-        return all(load.collected for load in loads)
+        return [load for load in loads if not load.collected]
 
     @property
     def adapter_is_coming(self) -> bool:

@@ -8,11 +8,11 @@ from libra.cache.rankers import LeastFrequentlyUsed
 LIBRA = replace(
     FASTLIBRA,
     name="libra",
-    summary="fastlibra that admits while steps compute, residents and short work first, decayed visits as ranker",
+    summary="fastlibra that admits while steps compute, longest wait per block first, decayed visits as ranker",
     ranker=LeastFrequentlyUsed(),
     write_back="into_free",
-    scheduler="resident_first",
+    scheduler="response_ratio",
     max_pass_s=20.0,
     admits="at_any_time",
-    max_stall_s=0.002,
+    awaits_loads=True,
 )

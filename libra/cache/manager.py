@@ -88,15 +88,16 @@ class CacheManager:
         residency = self.memory.tree.residency(self.adapter_node(adapter_id))
         return "hbm" if residency is Residency.SAVING else residency.value
 
-    def has_adapter(self, sequence: Sequence) -> bool:
-        """Whether the adapter of ``sequence`` is in HBM or on its way there."""
-        return int(self.memory.tree.hbm[self.adapter_node(sequence.adapter_id)]) in (PRESENT, LOADING)
+    def missing_blocks(self, adapter_id: str | None) -> int:
+        """Blocks that an adapter would fill in HBM: none when it is there or on its way."""
+        tree, node = self.memory.tree, self.adapter_node(adapter_id)
+        return 0 if tree.hbm[node] in (PRESENT, LOADING) else int(tree.size[node])
 
-    def tokens_to_compute(self, sequence: Sequence) -> int:
-        """Known tokens of ``sequence`` of which neither tier holds the KV."""
+    def blocks_to_compute(self, sequence: Sequence) -> int:
+        """Blocks of known tokens of ``sequence`` that neither tier holds, at least one."""
         matchable = (sequence.num_tokens - 1) // self.block_tokens
         found = self.memory.tree.match(self.adapter_node(sequence.adapter_id), sequence.hashes(matchable)[:matchable])
-        return sequence.num_tokens - len(found) * self.block_tokens
+        return -(-sequence.num_tokens // self.block_tokens) - len(found)
 
     def reason_never_fits(self, adapter_id: str | None, max_tokens: int) -> str | None:
         """Why a request of ``max_tokens`` in all could not run even alone in this cache, or None. Judged per policy."""
@@ -282,7 +283,7 @@ class CacheManager:
             host_hit_blocks=len(plan.path) - hbm_hits,
         )
         sequence.block_table = [tree.hbm_blocks[node][0] for node in plan.path] + private
-        sequence.adapter_blocks = tree.hbm_blocks[plan.adapter_node]
+        sequence.adapter_blocks = list(tree.hbm_blocks[plan.adapter_node])
         sequence.adapter_generation = memory.generations.get(plan.adapter_node, 0)
         sequence.num_computed = len(plan.path) * self.block_tokens
 
@@ -382,7 +383,7 @@ class CacheManager:
             memory.region(KV).release([own])
             memory.note_room()
         elif tree.hbm[node] == ABSENT:
-            tree.hbm_blocks[node] = [own]
+            tree.hbm_blocks[node] = (own,)
             memory.region(KV).assign([own], node)
             tree.move(as_array, PRESENT)
             memory.ranker.on_enter(tree, as_array, memory.clock.now(), prefetched=False)
@@ -478,7 +479,7 @@ class CacheManager:
             if len(sequence.block_table) != len(holding.path) + holding.num_private:
                 raise AssertionError(f"request {sequence.request.id}: block table and holding differ")
             for node, block in zip(holding.path, sequence.block_table, strict=False):
-                if tree.hbm_blocks[node] != [block]:
+                if tree.hbm_blocks[node] != (block,):
                     raise AssertionError(f"request {sequence.request.id}: points at a block of nobody's node")
             private += holding.num_private
         if private != memory.hbm.owner.count(RUNNING):

@@ -215,7 +215,7 @@ class CacheMemory:
         self.make_host_room(sum(sizes), spare_adapters=not all(are_adapters))
         if len(chosen) <= region.num_free and not any(are_adapters):
             for node, block in zip(chosen, region.allocate_each(chosen), strict=True):
-                tree.host_blocks[node] = [block]
+                tree.host_blocks[node] = (block,)
             return chosen
         with_room, free = [], region.num_free
         for node, size in zip(chosen, sizes, strict=True):
@@ -237,7 +237,7 @@ class CacheMemory:
         for kind, of_kind in zip(KINDS, (nodes[~is_adapter].tolist(), nodes[is_adapter].tolist()), strict=True):
             self.region(kind).release([block for node in of_kind for block in tree.hbm_blocks[node]])
             for node in of_kind:
-                tree.hbm_blocks[node] = []
+                tree.hbm_blocks[node] = ()
             self.versions[kind] += len(of_kind)
         self._forget_kv(nodes[~is_adapter & (tree.host[nodes] == ABSENT)])
 
@@ -260,7 +260,7 @@ class CacheMemory:
                 num_bytes=int(tree.num_bytes[chunk].sum()),
                 priority=priority,
             )
-            tree.host[chunk] = SAVING
+            tree.enter_host(chunk, SAVING)
             self.saving.update(dict.fromkeys(chunk, transfer))
             self.counters.swap_out_bytes += transfer.num_bytes
             self.link.submit(transfer)
@@ -309,10 +309,7 @@ class CacheMemory:
         return self._host_order.take(num_blocks, sizes)
 
     def _rank_host_victims(self, now_s: float) -> HostVictims:
-        tree = self.tree
-        in_hbm = tree.hbm == PRESENT
-        may_go = (tree.host == PRESENT) & (in_hbm | (tree.children == 0)) & ~(tree.is_adapter & (tree.hbm != ABSENT))
-        return HostVictims(tree, np.flatnonzero(may_go), self.scores("out", "host"), now_s)
+        return HostVictims(self.tree, self.tree.host_leaves(), self.scores("out", "host"), now_s)
 
     def _drop_host(self, victims: list[int]) -> None:
         """Frees host blocks, children before parents; KV that is nowhere else is forgotten."""
@@ -321,7 +318,7 @@ class CacheMemory:
         tree.host[nodes] = ABSENT
         self.host.kv_region.release([block for node in victims for block in tree.host_blocks[node]])
         for node in victims:
-            tree.host_blocks[node] = []
+            tree.host_blocks[node] = ()
         self._forget_kv(nodes[~tree.is_adapter[nodes] & (tree.hbm[nodes] == ABSENT)])
 
     # ---- coming into HBM -------------------------------------------------------------------------------------------
@@ -341,7 +338,7 @@ class CacheMemory:
         for node in adapters:
             tree.hbm_blocks[node] = self.region(ADAPTER).allocate(int(tree.size[node]), node)
         for node, block in zip(blocks, self.region(KV).allocate_each(blocks), strict=True):
-            tree.hbm_blocks[node] = [block]
+            tree.hbm_blocks[node] = (block,)
         entering = np.array(nodes, dtype=np.intp)
         tree.move(entering, LOADING)
         self.ranker.on_enter(tree, entering, self.clock.now(), priority is Priority.PREFETCH)

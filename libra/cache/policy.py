@@ -144,9 +144,8 @@ class CachePolicy:
     passing: requests may pass one that waits for memory of any kind, or only one that waits for an adapter slot.
     admission: admit when the known tokens fit, or only when the outputs of all admitted requests will fit too.
     admits: between steps, or at any time: as soon as a request arrives or memory comes free, while a step computes, so
-        that loads and saves are under way or over when the next step begins (where the executor can, see there).
-    max_stall_s: how long a step waits for loads under way, so that those who need them join it instead of waiting for
-        all of it.
+        that loads and saves are under way or over when the next step begins.
+    awaits_loads: a step waits for loads under way where that saves those who need them more than it costs the others.
     """
 
     name: str
@@ -170,12 +169,12 @@ class CachePolicy:
     adapter_slots: Literal["exact", "padded"] = "exact"
     visit_scope: Literal["path", "last"] = "path"
     visit_half_life_s: float = 600.0
-    scheduler: Literal["fcfs", "rank_aware", "multi_queue", "resident_first"] = "fcfs"
+    scheduler: Literal["fcfs", "rank_aware", "multi_queue", "response_ratio"] = "fcfs"
     max_pass_s: float = 1.0
     passing: Literal["any", "adapter_slot"] = "any"
     admission: Literal["known_tokens", "with_outputs"] = "known_tokens"
     admits: Literal["between_steps", "at_any_time"] = "between_steps"
-    max_stall_s: float = 0.0
+    awaits_loads: bool = False
 
     def __post_init__(self) -> None:
         if self.adapter_share is not None and not 0 < self.adapter_share < 1:
@@ -201,10 +200,10 @@ class CachePolicy:
             raise LibraError(f"policy {self.name!r}: cold_start cpu_assist needs adapter_load async")
         if self.write_back != "on_evict" and not self.host_kv_tier:
             raise LibraError(f"policy {self.name!r}: write_back {self.write_back} needs host_kv_tier")
-        if not (self.visit_half_life_s > 0 and self.max_pass_s >= 0 and self.lookahead >= 1 and self.max_stall_s >= 0):
+        if not (self.visit_half_life_s > 0 and self.max_pass_s >= 0 and self.lookahead >= 1):
             raise LibraError(
-                f"policy {self.name!r}: need visit_half_life_s > 0, max_pass_s >= 0, lookahead >= 1 and max_stall_s "
-                f">= 0, got {self.visit_half_life_s}, {self.max_pass_s}, {self.lookahead} and {self.max_stall_s}"
+                f"policy {self.name!r}: need visit_half_life_s > 0, max_pass_s >= 0 and lookahead >= 1, got "
+                f"{self.visit_half_life_s}, {self.max_pass_s} and {self.lookahead}"
             )
 
     @property

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from libra.cache.candidates import Candidates
 from libra.cache.policy import Indices
 from libra.spec import AdapterSpec
 from libra.tokens import adapter_seed
@@ -101,8 +102,8 @@ class DependencyTree:
         for column, dtype in COLUMNS.items():
             setattr(self, column, np.zeros(capacity, dtype=dtype))
         self.labels: list[int] = [0] * capacity
-        self.hbm_blocks: list[list[int]] = [[] for _ in range(capacity)]
-        self.host_blocks: list[list[int]] = [[] for _ in range(capacity)]
+        self.hbm_blocks: list[Sequence[int]] = [()] * capacity
+        self.host_blocks: list[Sequence[int]] = [()] * capacity
         self.adapter_nodes: dict[str | None, int] = {}
         self.adapter_ids: dict[int, str | None] = {}
         self._index: dict[int, int] = {}
@@ -111,6 +112,8 @@ class DependencyTree:
         self.evictable_blocks = [0, 0]
         self.leaving_blocks = [0, 0]
         self.adapters_in_hbm = 0
+        self._hbm_leaves = Candidates(self._is_hbm_leaf)
+        self._host_leaves = Candidates(self._is_host_leaf)
         self.hbm[ROOT], self.pins[ROOT], self.parent[ROOT] = PRESENT, 1, ROOT
 
     @property
@@ -174,10 +177,11 @@ class DependencyTree:
         self.num_bytes[where], self.log_bytes[where] = num_bytes, math.log(num_bytes)
         self.last_use[where] = self.created[where] = now_s
         self.log_visits[where] = 0.0
+        self._hbm_leaves.add((int(nodes[-1]),))
         for node, label, block in zip(nodes.tolist(), labels, blocks, strict=True):
             self._index[label] = node
             self.labels[node] = label
-            self.hbm_blocks[node] = [block]
+            self.hbm_blocks[node] = (block,)
         return nodes
 
     def find(self, parent: int, label: int) -> int | None:
@@ -219,6 +223,8 @@ class DependencyTree:
             self.children[parent] -= 1
             removed.append(node)
             node = parent
+        if removed:
+            self._host_leaves.add((node,))
         return removed
 
     def _new_nodes(self, count: int) -> list[int]:
@@ -236,8 +242,8 @@ class DependencyTree:
             values = getattr(self, column)
             setattr(self, column, np.concatenate([values, np.zeros_like(values)]))
         self.labels.extend([0] * old)
-        self.hbm_blocks.extend([] for _ in range(old))
-        self.host_blocks.extend([] for _ in range(old))
+        self.hbm_blocks.extend([()] * old)
+        self.host_blocks.extend([()] * old)
         self._free_nodes[:0] = range(2 * old - 1, old - 1, -1)
 
     # ---- state -----------------------------------------------------------------------------------------------------
@@ -256,10 +262,18 @@ class DependencyTree:
         if step:
             np.add.at(self.hbm_children, self.parent[nodes], np.int32(step))
             self.adapters_in_hbm += step * int(np.count_nonzero(self.is_adapter[nodes]))
+            self._hbm_leaves.add((nodes if step > 0 else self.parent[nodes]).tolist())
+            if step > 0:
+                self._host_leaves.add(nodes.tolist())
         if present := (state == PRESENT) - (old == PRESENT):
             self._count(self.evictable_blocks, nodes[self.pins[nodes] == 0], present)
         if leaving := (state == LEAVING) - (old == LEAVING):
             self._count(self.leaving_blocks, nodes, leaving)
+
+    def enter_host(self, nodes: list[int], state: int) -> None:
+        """Notes that host memory holds copies of ``nodes`` (PRESENT) or will (SAVING)."""
+        self.host[nodes] = state
+        self._host_leaves.add(nodes)
 
     def _count(self, totals: list[int], nodes: Indices, sign: int) -> None:
         """Adds the blocks of ``nodes`` to ``totals``, [KV, adapters], or takes them off."""
@@ -317,11 +331,27 @@ class DependencyTree:
 
     def evictable(self, leaves_only: bool) -> Indices:
         """The nodes that eviction may come to, ascending; with ``leaves_only`` those without children in HBM."""
-        nodes = np.flatnonzero(self.hbm == PRESENT)
-        if leaves_only:
-            nodes = nodes[self.hbm_children[nodes] == 0]
-        free: Indices = nodes[(self.pins[nodes] == 0) & (self.size[nodes] > 0)]
+        nodes = self._hbm_leaves.read() if leaves_only else np.flatnonzero(self.hbm == PRESENT)
+        free: Indices = nodes[(self.hbm[nodes] == PRESENT) & (self.pins[nodes] == 0) & (self.size[nodes] > 0)]
         return free
+
+    def host_leaves(self) -> Indices:
+        """The nodes whose host copy may be dropped, ascending: second copies of what is in HBM and what has no
+        children; no adapter that is in HBM or on its way."""
+        nodes = self._host_leaves.read()
+        hbm = self.hbm[nodes]
+        loose = (hbm == PRESENT) | (self.children[nodes] == 0)
+        free: Indices = nodes[(self.host[nodes] == PRESENT) & loose & ~(self.is_adapter[nodes] & (hbm != ABSENT))]
+        return free
+
+    def _is_hbm_leaf(self, nodes: Indices) -> Mask:
+        hbm = self.hbm[nodes]
+        mask: Mask = ((hbm == PRESENT) | (hbm == LOADING)) & (self.hbm_children[nodes] == 0)
+        return mask
+
+    def _is_host_leaf(self, nodes: Indices) -> Mask:
+        mask: Mask = (self.host[nodes] != ABSENT) & ((self.hbm[nodes] != ABSENT) | (self.children[nodes] == 0))
+        return mask
 
     def host_frontier(self) -> Mask:
         """Mask of the nodes only host memory holds whose parent is in HBM (invariant 3)."""
@@ -367,6 +397,10 @@ class DependencyTree:
             leaving = of_kind[self.hbm[of_kind] == LEAVING]
             if self.size[leaving].sum() != self.leaving_blocks[kind]:
                 raise AssertionError(f"leaving_blocks[{kind}] is {self.leaving_blocks[kind]}, not the nodes' sum")
+        leaves = nodes[(self.hbm[nodes] == PRESENT) & (self.hbm_children[nodes] == 0) & (self.size[nodes] > 0)]
+        _none(leaves, ~np.isin(leaves, self._hbm_leaves.read()), "is a leaf that eviction would never find")
+        on_host = nodes[self._is_host_leaf(nodes)]
+        _none(on_host, ~np.isin(on_host, self._host_leaves.read()), "has a host copy that would never be dropped")
         for label, node in self._index.items():
             if self.labels[node] != label or not self.in_use[node]:
                 raise AssertionError(f"label {label:x} leads to node {node}, which does not carry it")

@@ -68,8 +68,9 @@ class VictimOrder(ABC):
 
         The caller makes them leave before it asks again. Empty when no candidate is left.
         """
-        gained, children = 0, self._children()
-        parents, is_adapter = self._tree.parent, self._tree.is_adapter
+        # One node at a time: ``item`` reads a number in a third of the time that indexing takes.
+        gained, size_of, children_of = 0, sizes.item, self._children().item
+        parent_of, is_adapter = self._tree.parent.item, self._tree.is_adapter.item
         victims: dict[int, None] = {}
         leaving_children: dict[int, int] = {}
         while gained < num_blocks:
@@ -80,16 +81,16 @@ class VictimOrder(ABC):
             if node in victims:  # a parent joins once for each child that leaves
                 continue
             is_exempt = self._is_exempt(node)
-            if not is_exempt and children[node] != leaving_children.get(node, 0):
+            if not is_exempt and children_of(node) != leaving_children.get(node, 0):
                 continue
             if self._group(node) != rank[0] or not self._eligible(node):
                 continue
             victims[node] = None
-            gained += int(sizes[node])
-            if is_adapter[node]:
+            gained += size_of(node)
+            if is_adapter(node):
                 break
             if not is_exempt:
-                parent = int(parents[node])
+                parent = parent_of(node)
                 leaving_children[parent] = leaving_children.get(parent, 0) + 1
                 heapq.heappush(self._joined, self._rank(parent))
         return list(victims)
@@ -109,8 +110,8 @@ class VictimOrder(ABC):
     def _rank(self, node: int) -> Rank:
         """Where a parent stands among the rest. Its ancestors, which are likely next, are scored with it."""
         if node not in self._lineage_scores:
-            lineage, parents = [node], self._tree.parent
-            while len(lineage) < LINEAGE_LENGTH and (ancestor := int(parents[lineage[-1]])) != ROOT:
+            lineage, parent_of = [node], self._tree.parent.item
+            while len(lineage) < LINEAGE_LENGTH and (ancestor := parent_of(lineage[-1])) != ROOT:
                 lineage.append(ancestor)
             nodes = np.array(lineage, dtype=np.intp)
             places = zip(self._score(nodes).tolist(), (-self._tree.depth[nodes]).tolist(), strict=True)
@@ -167,7 +168,8 @@ class HbmVictims(VictimOrder):
 
     def _eligible(self, node: int) -> bool:
         tree = self._tree
-        return bool(tree.hbm[node] == PRESENT and tree.pins[node] == 0 and tree.last_use[node] <= self.made_s)
+        free = tree.hbm.item(node) == PRESENT and tree.pins.item(node) == 0
+        return free and tree.last_use.item(node) <= self.made_s
 
     def _groups(self, nodes: Indices) -> list[Indices]:
         if not self._spared:

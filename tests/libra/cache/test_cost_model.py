@@ -76,6 +76,18 @@ def test_requests_for_the_base_model_dilute_the_shares_but_need_no_adapter() -> 
     assert window.low_lora(0.0) == pytest.approx(0.4375)
 
 
+def test_an_adapter_that_is_no_more_has_no_share() -> None:
+    window = DemandWindow(half_life_s=10.0)
+    for node in (1, 2, 2, 3):
+        window.note_request(node, 0.0)
+    window.forget(2)
+    window.forget(7)
+    window.note_request(3, 0.0)
+    window.note_batch(0.0, 2)
+    # Counts of 1 and 2 are left: shares 1/3 and 2/3. 1 - (2/3)^2 + 1 - (1/3)^2 = 13/9
+    assert window.low_lora(0.0) == pytest.approx(13 / 9)
+
+
 def test_a_window_that_has_seen_nothing_expects_no_adapter() -> None:
     assert DemandWindow(10.0).low_lora(3.0) == 0.0
 
