@@ -10,9 +10,9 @@ from libra.engine.sequence import Sequence
 class Queueing(ABC):
     """Orders the waiting queue; may hold requests back. Whether one fits is the cache manager's business.
 
-    The answer of ``order`` may change only when a sequence joins, is admitted or leaves, and when a waiting request
-    has been passed for long enough (``has_waited``): between such events the simulator jumps. When nothing runs or
-    loads, at least one of those that wait must be in it.
+    Whom ``order`` names may change only when a sequence joins, is admitted or leaves, and who of them comes first for
+    having been passed for long enough (``has_waited``) only then or at that moment: between such events the simulator
+    jumps, since nobody in it fits. When nothing runs or loads, at least one of those that wait must be in it.
     """
 
     # Whether requests may be considered before ones that came earlier.

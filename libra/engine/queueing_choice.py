@@ -7,7 +7,7 @@ from libra.engine.executor import Executor
 from libra.engine.queueing import FirstComeFirstServed, Queueing
 from libra.engine.queueing_multi import MultiQueue
 from libra.engine.queueing_rank import RankAware
-from libra.engine.queueing_resident import ResidentFirst
+from libra.engine.queueing_ratio import ResponseRatio
 
 
 def choose_queueing(config: EngineConfig, manager: CacheManager, executor: Executor) -> Queueing:
@@ -25,8 +25,8 @@ def choose_queueing(config: EngineConfig, manager: CacheManager, executor: Execu
 
     if policy.scheduler == "rank_aware":
         return RankAware(executor, rank_of, list(manager.adapters), policy.max_pass_s, config.max_scan)
-    if policy.scheduler == "resident_first":
-        return ResidentFirst(manager.has_adapter, manager.tokens_to_compute, policy.max_pass_s, config.max_scan)
+    if policy.scheduler == "response_ratio":
+        return ResponseRatio(manager.blocks_to_compute, manager.missing_blocks, policy.max_pass_s, config.max_scan)
     if policy.scheduler == "multi_queue":
         total_tokens = memory.region(KV).num_blocks * config.block_tokens
         return MultiQueue(memory.clock, total_tokens, blocks_of, policy.max_pass_s, config.max_scan)

@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 
 from libra.cache.holding import Admission, Holding
 from libra.cache.manager import CacheManager
@@ -29,8 +29,11 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.loading: list[Sequence] = []
         self.running: list[Sequence] = []
+        self._last = StepBatch()
         self.num_preemptions = 0
         self.stall_s = 0.0
+        # How long the last step took, set by the engine: the next is expected to take as long.
+        self.step_s = 0.0
 
     @property
     def has_work(self) -> bool:
@@ -38,7 +41,10 @@ class Scheduler:
 
     def schedule(self) -> StepBatch:
         """The next step's batch; empty when everybody waits for a transfer. Admits, preempts and starts loads."""
-        batch = StepBatch()
+        if self._repeats(self._last):
+            self.manager.look_ahead(self.waiting)
+            return self._last
+        batch = self._last = StepBatch()
         preemptions = self.num_preemptions
         self._start_loaded()
         budget = self._schedule_decodes(batch, self.config.max_num_batched_tokens)
@@ -52,10 +58,19 @@ class Scheduler:
             self._note_cold(batch)
         return batch
 
+    def _repeats(self, batch: StepBatch) -> bool:
+        """Whether the next step is ``batch``, the last one, again, as most are: what the rest of ``schedule`` would
+        come to. Gives its sequences the blocks they need."""
+        if not batch.decode or batch.prefill or self.loading or batch.decode != self.running or self._may_admit():
+            return False
+        block_tokens = self.config.block_tokens
+        full = [one for one in batch.decode if one.num_computed >= len(one.block_table) * block_tokens]
+        return all(self.manager.grow(sequence) for sequence in full)
+
     def is_settled(self, batch: StepBatch) -> bool:
         """Whether the step after ``batch`` is the same unless something happens before: nobody can be admitted, no
         running sequence sits out for want of a block that can be had since, and no load may be worth a wait by then."""
-        if self.loading and self.manager.policy.max_stall_s:
+        if self.loading and self.manager.policy.awaits_loads:
             return False
         sitting_out = len(self.running) - len(batch.decode) - len(batch.prefill)
         return not self._may_admit() and not (sitting_out and self.manager.can_grow())
@@ -161,18 +176,19 @@ class Scheduler:
         return budget
 
     def _await_loads(self, batch: StepBatch, budget: int) -> None:
-        """Holds the step back for loads that end within ``max_stall_s``, all together, and lets those who needed them
-        join it."""
-        manager, limit_s = self.manager, self.manager.policy.max_stall_s
-        link, clock = manager.memory.link, manager.memory.clock
-        if not (limit_s and batch and self.loading and budget) or link.queue_seconds(Direction.IN, 0) > limit_s:
+        """Holds the step back for the loads from host memory, and lets those who needed them join it, where that saves
+        them more than it costs the others: each who joins gains a step less the wait, each other one loses the wait."""
+        manager, link, clock = self.manager, self.manager.memory.link, self.manager.memory.clock
+        if not (manager.policy.awaits_loads and batch and self.loading and budget):
+            return
+        pending = [manager.holdings[sequence].pending_loads() for sequence in self.loading]
+        joining = [loads for loads in pending if all(load.direction is Direction.IN for load in loads)]
+        wait_s, others = link.queue_seconds(Direction.IN, 0), len(batch.decode) + len(batch.prefill)
+        if len(joining) * (self.step_s - wait_s) <= others * wait_s:
             return
         began_s = clock.now()
-        for sequence in self.loading:
-            holding = manager.holdings[sequence]
-            for load in (holding.adapter_load, *holding.kv_loads):
-                if load is not None and load.direction is Direction.IN:
-                    link.wait(load)
+        for load in chain.from_iterable(joining):
+            link.wait(load)
         manager.collect()
         self.stall_s += clock.now() - began_s
         self._schedule_started(batch, self._start_loaded(), budget)

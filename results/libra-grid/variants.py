@@ -8,9 +8,9 @@ from libra.cache.libra_policy import LIBRA
 TIMING = replace(
     FASTLIBRA,
     name="fastlibra-timing",
-    summary="fastlibra that admits while steps compute and lets steps wait for short loads",
+    summary="fastlibra that admits while steps compute and lets steps wait for loads where that pays",
     admits=LIBRA.admits,
-    max_stall_s=LIBRA.max_stall_s,
+    awaits_loads=LIBRA.awaits_loads,
 )
 ORDER = replace(
     FASTLIBRA,

@@ -1,4 +1,4 @@
-"""Orders of the waiting queue: CaraServe's by rank, Chameleon's many queues, and what both owe to those who wait."""
+"""Orders of the waiting queue: by rank, in many queues, by response ratio, and what all owe to those who wait."""
 
 from collections import deque
 from collections.abc import Sequence as Items
@@ -14,7 +14,7 @@ from libra.clock import VirtualClock
 from libra.engine.executor import Executor, StepBatch, StepResult
 from libra.engine.queueing_multi import MultiQueue, cutoffs_between, k_means
 from libra.engine.queueing_rank import RankAware, fit_step_model
-from libra.engine.queueing_resident import ResidentFirst
+from libra.engine.queueing_ratio import ResponseRatio
 from libra.engine.roofline import RooflineExecutor
 from libra.engine.sequence import Sequence
 from libra.errors import LibraError
@@ -282,48 +282,66 @@ def test_a_cheap_request_overtakes_a_dear_one_within_what_the_policy_allows() ->
         assert [record.status for record in engine.records] == ["finished"] * 5
 
 
-# ---- resident first ------------------------------------------------------------------------------------------------
+# ---- response ratio ------------------------------------------------------------------------------------------------
 
 
-class Residents:
-    """A queue of requests of (adapter, tokens to compute), before a cache that holds ``resident``."""
+class Waiters:
+    """A queue of requests of (adapter, blocks to compute, arrival), before a cache that lacks adapters of ``missing``
+    blocks."""
 
-    def __init__(self, resident: set[str | None], *wanted: tuple[str | None, int]) -> None:
-        self.resident = resident
-        self.tokens = {number: tokens for number, (_, tokens) in enumerate(wanted)}
-        self.waiting = deque(sequence_of(request(n, [1, 2], [1], adapter)) for n, (adapter, _) in enumerate(wanted))
-        self.queueing = ResidentFirst(
-            has_adapter=lambda sequence: sequence.adapter_id in self.resident,
-            tokens_to_compute=lambda sequence: self.tokens[sequence.request.id],
+    def __init__(self, missing: dict[str | None, int], *wanted: tuple[str | None, int, float]) -> None:
+        self.missing = missing
+        self.blocks = {number: blocks for number, (_, blocks, _) in enumerate(wanted)}
+        self.waiting = deque(
+            sequence_of(request(number, [1, 2], [1], adapter, arrival_s=arrival_s))
+            for number, (adapter, _, arrival_s) in enumerate(wanted)
+        )
+        self.queueing = ResponseRatio(
+            blocks_to_compute=lambda sequence: self.blocks[sequence.request.id],
+            missing_blocks=lambda adapter: self.missing.get(adapter, 0),
             max_pass_s=10.0,
             max_scan=256,
         )
+        for sequence in self.waiting:
+            self.queueing.joined(sequence)
 
-    def order(self, now_s: float = 0.0) -> list[int]:
+    def order(self, now_s: float) -> list[int]:
         return [sequence.request.id for sequence in self.queueing.order(self.waiting, now_s)]
 
 
-def test_requests_whose_adapter_is_in_hbm_come_first_the_least_work_before_the_rest() -> None:
-    queue = Residents({None, "a1"}, ("a0", 1), ("a1", 30), (None, 20), ("a2", 2), ("a1", 10))
-    assert queue.order() == [4, 2, 1, 0, 3]
-    queue.resident.add("a2")
-    assert queue.order() == [3, 4, 2, 1, 0]
+def test_who_takes_little_comes_first_and_who_takes_much_when_it_has_waited_in_proportion() -> None:
+    queue = Waiters({}, ("a0", 4, 0.0), (None, 1, 3.0))
+    assert queue.order(3.5) == [0, 1]
+    assert queue.order(4.5) == [1, 0]
+    assert Waiters({}, ("a0", 4, 0.0), (None, 1, 1.0)).order(2.0) == [1, 0]
+
+
+def test_the_blocks_of_a_missing_adapter_are_divided_among_all_who_wait_for_it() -> None:
+    one = Waiters({"a1": 3}, ("a1", 1, 0.0), ("a0", 2, 0.0))
+    assert one.order(1.0) == [1, 0]
+    many = Waiters({"a1": 3}, ("a1", 1, 0.0), ("a0", 3, 0.0), ("a1", 1, 0.0))
+    assert many.order(1.0) == [0, 2, 1]
+    many.queueing.admitted(many.waiting.pop())
+    assert many.order(1.0) == [1, 0]
+    many.missing = {}
+    assert many.order(1.0) == [0, 1]
 
 
 def test_equal_requests_keep_the_order_of_arrival() -> None:
-    assert Residents({"a0"}, *[("a0", 8)] * 4).order() == [0, 1, 2, 3]
+    assert Waiters({}, *[("a0", 8, 0.0)] * 4).order(1.0) == [0, 1, 2, 3]
 
 
-def test_work_is_measured_anew_when_a_request_of_the_adapter_has_left_kv_behind() -> None:
-    queue = Residents({"a0", "a1"}, ("a0", 30), ("a1", 20))
-    assert queue.order() == [1, 0]
-    queue.tokens = {0: 10, 1: 5}
+def test_what_is_to_be_computed_is_asked_anew_when_a_request_of_the_adapter_has_left_kv_behind() -> None:
+    queue = Waiters({}, ("a0", 3, 0.0), ("a1", 2, 0.0))
+    assert queue.order(1.0) == [1, 0]
+    queue.blocks = {0: 1, 1: 2}
+    assert queue.order(1.0) == [1, 0]
     queue.queueing.left(sequence_of(request(9, [1, 2], [1], "a0")))
-    assert queue.order() == [0, 1]
+    assert queue.order(1.0) == [0, 1]
 
 
-def test_who_has_been_passed_for_long_enough_comes_before_residents() -> None:
-    queue = Residents({"a1"}, ("a0", 1), ("a1", 1))
+def test_who_has_been_passed_for_long_enough_comes_before_everybody() -> None:
+    queue = Waiters({}, ("a0", 9, 0.0), ("a1", 1, 0.0))
     queue.waiting[0].first_passed_s = 1.0
     assert queue.order(10.9) == [1, 0]
     assert queue.order(11.0) == [0, 1]

@@ -142,26 +142,35 @@ def test_nobody_is_admitted_ahead_for_whom_the_next_step_has_no_tokens() -> None
     assert waits.state is SequenceState.WAITING
 
 
-def cold_beside_running(policy: CachePolicy, host_blocks: int = 64) -> tuple[Engine, Sequence]:
-    """A running request, and a step in which another has asked for an adapter that is not there."""
+def cold_beside_running(policy: CachePolicy, host_blocks: int = 64, num_running: int = 1) -> tuple[Engine, Sequence]:
+    """Running requests, and a step in which another has asked for an adapter that is not there."""
     engine = build_engine(policy, host_blocks=host_blocks, config=small())
-    engine.submit(request(0, output=[1] * 8, adapter=None))
+    for number in range(num_running):
+        engine.submit(request(number, output=[1] * 8, adapter=None))
     engine.step()
-    cold = engine.submit(request(1, adapter="a0", output=[1] * 3, arrival_s=engine.clock.now()))
+    cold = engine.submit(request(num_running, adapter="a0", output=[1] * 3, arrival_s=engine.clock.now()))
     engine.step()
     return engine, cold
 
 
 def test_a_step_waits_for_loads_that_end_soon() -> None:
-    engine, cold = cold_beside_running(replace(NO_SWAPPER, max_stall_s=0.002))
+    engine, cold = cold_beside_running(replace(NO_SWAPPER, awaits_loads=True))
     assert cold.num_output_tokens == 1
     assert engine.scheduler.stall_s == pytest.approx(0.00175, abs=1e-9)
     engine.manager.check()
 
 
-def test_a_step_does_not_wait_for_longer_loads_nor_for_the_disk() -> None:
-    for limit_s, host_blocks in ((0.001, 64), (0.01, 1)):
-        engine, cold = cold_beside_running(replace(NO_SWAPPER, max_stall_s=limit_s), host_blocks)
+def test_a_step_waits_for_nobody_where_that_costs_the_others_more_than_it_saves() -> None:
+    """A step takes over 10 ms: a wait of 1.75 saves the one who joins over 9, and costs six others more."""
+    for num_others, joins in ((5, True), (6, False)):
+        engine, cold = cold_beside_running(replace(NO_SWAPPER, awaits_loads=True), num_running=num_others)
+        assert (cold.num_output_tokens == 1) is joins
+        assert (engine.scheduler.stall_s > 0.0) is joins
+
+
+def test_a_step_waits_neither_for_the_disk_nor_where_the_policy_does_not_say_so() -> None:
+    for awaits_loads, host_blocks in ((True, 1), (False, 64)):
+        engine, cold = cold_beside_running(replace(NO_SWAPPER, awaits_loads=awaits_loads), host_blocks)
         assert cold.state is SequenceState.LOADING
         assert engine.scheduler.stall_s == 0.0
 
