@@ -54,20 +54,18 @@ class AdapterStore(AdapterWeights):
 
         Raises LibraError for everything ``read_adapter`` does, for a block too small, and for an id that is taken.
         """
-        source = read_adapter(directory, self._model, adapter_id, self._max_lora_rank)
+        return self.register(read_adapter(directory, self._model, adapter_id, self._max_lora_rank))
+
+    def register(self, source: AdapterSource) -> AdapterSpec:
+        """The same for one that has been checked, by whoever has read it. Raises LibraError for a block too small, and
+        for an id that is taken."""
         name = source.spec.adapter_id
         if name in self._sources:
-            raise LibraError(
-                f"adapter id {name!r} stands for both {self._sources[name].directory} and {directory}; rename one"
-            )
+            other = self._sources[name].directory
+            raise LibraError(f"adapter id {name!r} stands for both {other} and {source.directory}; rename one")
         source.spec.num_blocks(self._model, self._block_tokens)
         self._sources[name] = source
         return source.spec
-
-    def check(self, directory: Path, adapter_id: str) -> None:
-        """Raises LibraError, as ``add`` does, unless ``directory`` could take the place of ``adapter_id``."""
-        source = read_adapter(directory, self._model, adapter_id, self._max_lora_rank)
-        source.spec.num_blocks(self._model, self._block_tokens)
 
     def remove(self, adapter_id: str) -> None:
         """Forgets an adapter. Raises LibraError when it is unknown."""

@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from libra.model.paged_kv import PagedKV
 
 # Queries of a chunk that are computed at a time, and what their number is rounded up to.
-_TILE, _ROWS = 64, 16
+_TILE, _ROWS = 128, 16
 
 
 class Span(NamedTuple):
@@ -30,13 +29,16 @@ class Span(NamedTuple):
 class DecodePlan(NamedTuple):
     """Decoding sequences of similar length: ``tokens`` of the step, one each, and the KV they see.
 
-    ``key_slabs`` [layers, sequences * slabs] is padded to the longest; ``mask`` [sequences, 1, 1, positions] is added
-    to the scores.
+    ``key_slabs`` [layers, sequences * slabs] is padded to the longest, by positions that ``hidden``
+    [sequences, 1, positions] masks. ``value_rows`` [sequences * heads * positions], for every layer's
+    ``PagedKV.head_values``, are cut by ``ends`` into one bag for each sequence and query head.
     """
 
     tokens: slice
     key_slabs: torch.Tensor
-    mask: torch.Tensor
+    hidden: torch.Tensor
+    value_rows: torch.Tensor
+    ends: torch.Tensor
 
 
 class ChunkPlan(NamedTuple):
@@ -67,7 +69,7 @@ def plan_attention(kv: PagedKV, decode: Items[Span], prefill: Items[Span], dtype
     Neighbours in ``decode`` share a call as long as their lengths are similar: sort them to need few calls.
     """
     key_rows = [kv.key_rows(*span) for span in (*decode, *prefill)]
-    groups = [_plan_decode(kv, decode[run], run, dtype) for run in _similar_lengths(decode, kv.block_tokens)]
+    groups = [_plan_decode(kv, decode[run], run) for run in _similar_lengths(decode, kv.block_tokens)]
     mask = _tile_mask(kv.block_tokens, dtype)
     chunks, start = [], len(decode)
     for span in prefill:
@@ -92,12 +94,25 @@ def _similar_lengths(spans: Items[Span], block_tokens: int) -> list[slice]:
     return runs
 
 
-def _plan_decode(kv: PagedKV, spans: Items[Span], tokens: slice, dtype: torch.dtype) -> DecodePlan:
-    ends = np.array([span.end for span in spans])
-    num_blocks = -(-int(ends.max()) // kv.block_tokens)
-    hidden = np.arange(num_blocks * kv.block_tokens) >= ends[:, None]
-    slabs = kv.slabs_by_layer(kv.key_slabs([span.block_table for span in spans], num_blocks))
-    return DecodePlan(tokens, slabs, _additive_mask(hidden, dtype)[:, None, None])
+def _plan_decode(kv: PagedKV, spans: Items[Span], tokens: slice) -> DecodePlan:
+    lengths = np.array([span.end for span in spans])
+    num_blocks = -(-int(lengths.max()) // kv.block_tokens)
+    num_positions = num_blocks * kv.block_tokens
+    hidden = np.arange(num_positions) >= lengths[:, None]
+    slabs = kv.key_slabs([span.block_table for span in spans], num_blocks)
+    key_rows = (slabs[:, :, None] * kv.block_tokens + np.arange(kv.block_tokens)).reshape(len(spans), -1)
+    # What stands in masked positions may be anything, even NaN, which no weight makes zero.
+    seen_rows = np.where(hidden, key_rows[:, :1], key_rows) * kv.num_kv_heads
+    key_value_heads = np.arange(kv.num_heads) // (kv.num_heads // kv.num_kv_heads)
+    value_rows = seen_rows[:, None] + key_value_heads[:, None]
+    ends = np.arange(len(spans) * kv.num_heads + 1) * num_positions
+    return DecodePlan(
+        tokens,
+        kv.slabs_by_layer(slabs),
+        torch.from_numpy(hidden[:, None]),
+        torch.from_numpy(value_rows.reshape(-1)),
+        torch.from_numpy(ends),
+    )
 
 
 def _plan_chunk(kv: PagedKV, span: Span, tokens: slice, mask: torch.Tensor) -> ChunkPlan:
@@ -130,41 +145,34 @@ def attend(
     output = torch.empty_like(grouped)
     output[len(key_rows) :] = 0.0
     for group in plan.decode:
-        output[group.tokens] = _attend_decode(grouped[group.tokens], *kv.read(group.key_slabs[layer]), group.mask)
+        output[group.tokens] = _attend_decode(grouped[group.tokens], group, kv, layer)
     for chunk in plan.chunks:
         seen_keys, seen_values = (rows.view(-1, *keys.shape[1:]) for rows in kv.read(chunk.key_slabs[layer]))
         queries_of_chunk = grouped[chunk.tokens]
+        # What earlier owners left behind the chunk may be NaN, which no mask makes zero.
+        end = chunk.start + len(queries_of_chunk)
+        seen_keys[end:] = seen_values[end:] = 0.0
         _attend_chunk(queries_of_chunk, seen_keys, seen_values, chunk, kv.block_tokens, output[chunk.tokens])
     return output.view(num_tokens, num_heads * head_dim)
 
 
-def _attend_decode(
-    queries: torch.Tensor, key_rows: torch.Tensor, value_rows: torch.Tensor, mask: torch.Tensor
-) -> torch.Tensor:
-    """[sequences, kv_heads, group, head_dim] -> the same shape. The group stands where SDPA expects query positions,
-    so that the keys of a key-value head are read once for all its query heads and never repeated in memory."""
-    if queries.dtype == torch.bfloat16:
-        return _attend_whole_rows(queries, key_rows, value_rows, mask)
-    num_sequences, num_kv_heads, _, head_dim = queries.shape
-    keys, values = (
-        rows.view(num_sequences, -1, num_kv_heads, head_dim).transpose(1, 2) for rows in (key_rows, value_rows)
-    )
-    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+def _attend_decode(queries: torch.Tensor, plan: DecodePlan, kv: PagedKV, layer: int) -> torch.Tensor:
+    """[sequences, kv_heads, group, head_dim] -> the same shape.
 
-
-def _attend_whole_rows(
-    queries: torch.Tensor, key_rows: torch.Tensor, value_rows: torch.Tensor, mask: torch.Tensor
-) -> torch.Tensor:
-    """The same in one product per sequence instead of one per key-value head, which SDPA in bfloat16 lays out anew each
-    time. A query is zero but in the columns of its own key-value head, and of its output those columns are taken."""
+    The scores are one product per sequence instead of one per key-value head, for which the keys would have to be laid
+    out anew: a query is zero but in the columns of its own key-value head. The weighted values are summed where they
+    lie in the pool, without a copy.
+    """
     num_sequences, num_kv_heads, group, head_dim = queries.shape
-    keys, values = (rows.view(num_sequences, -1, num_kv_heads * head_dim) for rows in (key_rows, value_rows))
+    keys = kv.read_keys(plan.key_slabs[layer]).view(num_sequences, -1, kv.width)
     wide = queries.new_zeros(num_sequences, num_kv_heads, group, num_kv_heads, head_dim)
-    wide.diagonal(dim1=1, dim2=3).copy_(queries.permute(0, 2, 3, 1))
+    own_columns = wide.diagonal(dim1=1, dim2=3)
+    torch.mul(queries.permute(0, 2, 3, 1), 1 / math.sqrt(head_dim), out=own_columns)
     scores = torch.bmm(wide.view(num_sequences, num_kv_heads * group, -1), keys.transpose(1, 2))
-    weights = torch.softmax(torch.add(mask[:, 0], scores, alpha=1 / math.sqrt(head_dim)), -1)
-    output = torch.bmm(weights, values).view(num_sequences, num_kv_heads, group, num_kv_heads, head_dim)
-    return output.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
+    weights = torch.softmax(scores.masked_fill_(plan.hidden, -torch.inf), -1).view(-1)
+    mode_sum = 0
+    sums = torch.embedding_bag(kv.head_values[layer], plan.value_rows, plan.ends, False, mode_sum, False, weights, True)
+    return sums[0].view(queries.shape)
 
 
 def _attend_chunk(

@@ -2,12 +2,13 @@
 
 The pool stays the only owner. A copy is keyed by (adapter id, generation) and made anew once the generation moved on.
 
-An adapter of rank r holds rank rows s .. s + r of the bank. In the tables of a group with k modules and p pieces
+An adapter of rank r takes n = ceil(r / 16) *slots* s .. s + n of the bank, 16 ranks each. In the tables of a group with
+k modules and p pieces
 
-    A table [k * capacity, in features]   its rows k*s .. k*(s+r): r rows for each module in turn
-    B table [p * capacity, piece width]   its rows p*s .. p*(s+r): r rows for each piece in turn
+    A table [slots * in features, 16 * k]    its rows: n times A transposed, for each feature 16 ranks of each module
+    B table [slots * 16 * p, piece width]    its rows: for each piece n * 16 rows, one for each rank
 
-so that its rows of a whole group are one range. The rows of a module that it does not target are zero.
+Ranks that fill no slot, and modules that the adapter does not target, hold whatever was there before: nobody reads it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,11 +18,12 @@ from typing import NamedTuple
 
 import torch
 
-from libra.model.lora import ModuleGroup, module_groups
+from libra.model.lora import module_groups
 from libra.model.packing import UnitLayout, gather_units
 from libra.spec import ModelSpec
 
-DEFAULT_BANK_ROWS = 1024
+SLOT_RANKS = 16
+DEFAULT_BANK_SLOTS = 64
 
 
 class Piece(NamedTuple):
@@ -33,27 +35,43 @@ class Piece(NamedTuple):
 
 
 class GroupWeights(NamedTuple):
-    """One adapter's part of a group in one layer: ``a`` [modules * rank, in features], and B piece by piece."""
+    """One adapter's part of a group in one layer: ``a`` [targeted modules * rank, in features], B piece by piece."""
 
     a: torch.Tensor
     pieces: list[Piece]
 
 
-@dataclass(eq=False)
-class StitchedAdapter:
-    """A copy in the bank: rank rows ``start .. start + rank``; ``weights[layer][group]``, None where not targeted."""
+class Place(NamedTuple):
+    """Where a copy lies: slots ``start`` and following, for ``rank`` ranks. ``targets[group]`` says which of the
+    group's modules the adapter targets."""
 
-    generation: int
     start: int
     rank: int
+    targets: tuple[tuple[bool, ...], ...]
+
+    @property
+    def num_slots(self) -> int:
+        return slots_for(self.rank)
+
+
+@dataclass(eq=False)
+class StitchedAdapter:
+    """A copy in the bank. ``weights[layer][group]``, None where not targeted."""
+
+    generation: int
+    place: Place
     weights: list[list[GroupWeights | None]]
     last_use: int = 0
 
 
-class AdapterBank:
-    """Stitched copies of up to ``capacity`` ranks in all; memory is touched only as far as used.
+def slots_for(rank: int) -> int:
+    return -(-rank // SLOT_RANKS)
 
-    It grows when one step needs more. ``tables[layer][group]`` are A transposed and B.
+
+class AdapterBank:
+    """Stitched copies in up to ``capacity`` slots in all; memory is touched only as far as used.
+
+    It grows when one step needs more. ``tables[layer][group]`` are those of A and of B.
     """
 
     def __init__(
@@ -61,7 +79,7 @@ class AdapterBank:
         model: ModelSpec,
         layouts: Mapping[str, UnitLayout],
         dtype: torch.dtype,
-        capacity: int = DEFAULT_BANK_ROWS,
+        capacity: int = DEFAULT_BANK_SLOTS,
     ) -> None:
         self.groups = module_groups(model)
         self._num_layers = model.num_layers
@@ -75,12 +93,13 @@ class AdapterBank:
         """Makes empty tables, forgetting every copy."""
         self.capacity = capacity
         self._entries.clear()
-        self.tables = [[self._empty_tables(group) for group in self.groups] for _ in range(self._num_layers)]
+        self._a = [self._empty(capacity * group.fan_in, len(group.modules) * SLOT_RANKS) for group in self.groups]
+        self._b = [self._empty(capacity * SLOT_RANKS * group.num_pieces, group.piece_width) for group in self.groups]
+        layers = range(self._num_layers)
+        self.tables = [[(a[layer], b[layer]) for a, b in zip(self._a, self._b, strict=True)] for layer in layers]
 
-    def _empty_tables(self, group: ModuleGroup) -> tuple[torch.Tensor, torch.Tensor]:
-        # The sampled product exists for float32 alone.
-        a = torch.empty(len(group.modules) * self.capacity, group.fan_in)
-        return a.T, torch.empty(group.num_pieces * self.capacity, group.piece_width, dtype=self._dtype)
+    def _empty(self, num_rows: int, width: int) -> torch.Tensor:
+        return torch.empty(self._num_layers, num_rows, width, dtype=self._dtype)
 
     def stitch(self, hbm: torch.Tensor, wanted: Mapping[str, tuple[int, Items[int]]]) -> dict[str, StitchedAdapter]:
         """Copies of all ``wanted`` adapters (id -> generation and blocks), reusing those that are still good."""
@@ -93,9 +112,9 @@ class AdapterBank:
                 entry.last_use = self._step
         for adapter_id, (generation, blocks) in wanted.items():
             if adapter_id not in self._entries:
-                start = self._room(self._layouts[adapter_id].spec.rank)
+                start = self._room(slots_for(self._layouts[adapter_id].spec.rank))
                 if start is None:
-                    self._allocate(max(2 * self.capacity, 2 * self._ranks(wanted)))
+                    self._allocate(max(2 * self.capacity, 2 * self._slots(wanted)))
                     return self.stitch(hbm, wanted)
                 self._entries[adapter_id] = self._copy(hbm, adapter_id, generation, blocks, start)
         return {adapter_id: self._entries[adapter_id] for adapter_id in wanted}
@@ -104,18 +123,18 @@ class AdapterBank:
         """Drops the copy of ``adapter_id``, if any."""
         self._entries.pop(adapter_id, None)
 
-    def _ranks(self, adapter_ids: Iterable[str]) -> int:
-        return sum(self._layouts[adapter_id].spec.rank for adapter_id in adapter_ids)
+    def _slots(self, adapter_ids: Iterable[str]) -> int:
+        return sum(slots_for(self._layouts[adapter_id].spec.rank) for adapter_id in adapter_ids)
 
-    def _room(self, rank: int) -> int | None:
-        """The first free range of ``rank`` rows, dropping copies not used in this step, oldest first; else None."""
+    def _room(self, num_slots: int) -> int | None:
+        """The first free range of ``num_slots``, dropping copies not used in this step, oldest first; else None."""
         while True:
             end = 0
-            for entry in sorted(self._entries.values(), key=lambda entry: entry.start):
-                if entry.start - end >= rank:
+            for place in sorted(entry.place for entry in self._entries.values()):
+                if place.start - end >= num_slots:
                     return end
-                end = entry.start + entry.rank
-            if self.capacity - end >= rank:
+                end = place.start + place.num_slots
+            if self.capacity - end >= num_slots:
                 return end
             idle = [name for name, entry in self._entries.items() if entry.last_use < self._step]
             if not idle:
@@ -127,33 +146,45 @@ class AdapterBank:
     ) -> StitchedAdapter:
         layout = self._layouts[adapter_id]
         units = gather_units(hbm, torch.tensor(blocks), layout)
-        weights = [
-            [self._copy_group(units[:, layer], layout, layer, group, start) for group in range(len(self.groups))]
-            for layer in range(self._num_layers)
-        ]
-        return StitchedAdapter(generation, start, layout.spec.rank, weights, self._step)
+        by_group = [self._copy_group(units, layout, index, start) for index in range(len(self.groups))]
+        targets = tuple(tuple(module in layout.offsets for module in group.modules) for group in self.groups)
+        weights = [list(of_layer) for of_layer in zip(*by_group, strict=True)]
+        return StitchedAdapter(generation, Place(start, layout.spec.rank, targets), weights, self._step)
 
     def _copy_group(
-        self, units: torch.Tensor, layout: UnitLayout, layer: int, index: int, start: int
-    ) -> GroupWeights | None:
-        """Fills the adapter's rows of one group from ``units`` [rank, unit elements]."""
+        self, units: torch.Tensor, layout: UnitLayout, index: int, start: int
+    ) -> Items[GroupWeights | None]:
+        """Fills the adapter's rows of one group, all layers at once, from ``units`` [rank, layers, unit elements];
+        returns the group's weights layer by layer."""
         group, rank = self.groups[index], layout.spec.rank
-        a_transposed, b_table = self.tables[layer][index]
-        a = a_transposed.T[_table_rows(start, len(group.modules), rank)].view(len(group.modules), rank, -1)
-        b = b_table[_table_rows(start, group.num_pieces, rank)].view(group.num_pieces, rank, -1)
-        pieces: list[Piece] = []
-        for number, (module, count) in enumerate(zip(group.modules, group.pieces, strict=True)):
-            first = sum(group.pieces[:number])
-            if module in layout.offsets:
-                a[number] = units[:, layout.a_slice(module)]
-                ranks, width = slice(number * rank, (number + 1) * rank), group.piece_width
-                b[first : first + count] = units[:, layout.b_slice(module)].view(rank, count, width).transpose(0, 1)
-                pieces += [Piece(slice(p * width, (p + 1) * width), ranks, b[p]) for p in range(first, first + count)]
-            else:
-                a[number] = b[first : first + count] = 0.0
-        return GroupWeights(a.flatten(0, 1).to(self._dtype), pieces) if pieces else None
+        targeted = [number for number, module in enumerate(group.modules) if module in layout.offsets]
+        if not targeted:
+            return [None] * self._num_layers
+        a_slots, b_pieces = self._slots_of(index, start, rank)
+        for number in targeted:
+            module = group.modules[number]
+            transposed = units[..., layout.a_slice(module)].permute(1, 2, 0)
+            for slot in range(slots_for(rank)):
+                ranks = transposed[..., slot * SLOT_RANKS : (slot + 1) * SLOT_RANKS]
+                a_slots[:, slot, :, number, : ranks.shape[2]] = ranks
+            b = units[..., layout.b_slice(module)].view(rank, self._num_layers, -1, group.piece_width)
+            b_pieces[:, group.pieces_of(number)] = b.permute(1, 2, 0, 3)
+        a = torch.cat([units[..., layout.a_slice(group.modules[number])] for number in targeted])
+        places = [
+            (piece, slice(place * rank, (place + 1) * rank))
+            for place, number in enumerate(targeted)
+            for piece in range(group.num_pieces)[group.pieces_of(number)]
+        ]
+        width = group.piece_width
+        return [
+            GroupWeights(rows, [Piece(slice(p * width, (p + 1) * width), ranks, pieces[p]) for p, ranks in places])
+            for rows, pieces in zip(a.transpose(0, 1).contiguous(), b_pieces, strict=True)
+        ]
 
-
-def _table_rows(start: int, rows_per_rank: int, rank: int) -> slice:
-    """The table rows of rank rows ``start .. start + rank``."""
-    return slice(rows_per_rank * start, rows_per_rank * (start + rank))
+    def _slots_of(self, index: int, start: int, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """An adapter's part of a group's tables in all layers: A [layers, slots, in features, modules, 16] and
+        B [layers, pieces, rank, piece width]."""
+        group, layers, slots = self.groups[index], self._num_layers, slice(start, start + slots_for(rank))
+        a = self._a[index].view(layers, self.capacity, group.fan_in, len(group.modules), SLOT_RANKS)
+        b = self._b[index].view(layers, self.capacity, -1, group.piece_width)[:, slots].flatten(1, 2)
+        return a[:, slots], b.view(layers, group.num_pieces, -1, group.piece_width)[:, :, :rank]

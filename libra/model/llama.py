@@ -37,8 +37,8 @@ class DecoderLayer:
 
 @dataclass(frozen=True)
 class StepInputs:
-    """``tokens`` and ``positions`` int64 [tokens]; ``output_rows`` int64: the tokens whose logits are wanted;
-    ``attention``: as the model's backend planned it."""
+    """``tokens`` and ``positions`` int64 [tokens]; ``output_rows`` int64: the tokens whose logits are wanted, all of
+    them or some in order; ``attention``: as the model's backend planned it."""
 
     tokens: torch.Tensor
     positions: torch.Tensor
@@ -76,23 +76,43 @@ class LlamaModel:
         return other
 
     @torch.inference_mode()
+    def multiply_each(self, num_rows: int) -> None:
+        """Computes every product with weights that a step of ``num_rows`` has, once: layers are alike, and what is
+        compiled for one serves all."""
+        layer, spec = self._layers[0], self.spec
+        hidden = torch.zeros(num_rows, spec.hidden_size, dtype=self.dtype)
+        layer.qkv(hidden)
+        layer.output(hidden.new_zeros(num_rows, spec.num_heads * spec.head_dim))
+        layer.gate_up(hidden)
+        layer.down(hidden.new_zeros(num_rows, spec.intermediate_size))
+        self._head(hidden)
+
+    @torch.inference_mode()
     def forward(self, step: StepInputs, kv: PagedKV, adapters: ActiveAdapters | None) -> torch.Tensor:
         """Logits [output rows, vocabulary] in float32. Mutates the pool: the step's tokens get their KV."""
         cos, sin = rotations(step.positions, self._frequencies, self.dtype)
         hidden = F.embedding(step.tokens, self._embedding)
         delta = None
+        narrows = len(step.output_rows) < len(hidden) and (adapters is None or adapters.outputs is not None)
         for index, layer in enumerate(self._layers):
             # A layer's output joins the residual stream where the next norm reads it.
             normed = self._add_norm(hidden, delta, layer.input_norm)
-            delta = self._attention(index, layer, normed, cos, sin, step.attention, kv, adapters)
+            attended = self._attend(index, layer, normed, cos, sin, step.attention, kv, adapters)
+            if narrows and layer is self._layers[-1]:
+                # All tokens have their KV now, and of the last layer's output only these rows are read.
+                hidden, attended = (rows.index_select(0, step.output_rows) for rows in (hidden, attended))
+                adapters = None if adapters is None else adapters.outputs
+            delta = layer.output(attended)
+            if adapters is not None:
+                adapters.add(index, OUTPUT, attended, delta)
             normed = self._add_norm(hidden, delta, layer.post_norm)
             delta = self._mlp(index, layer, normed, adapters)
-        hidden = hidden.index_select(0, step.output_rows)
-        if delta is not None:
-            delta = delta.index_select(0, step.output_rows)
+        if len(hidden) > len(step.output_rows):
+            hidden = hidden.index_select(0, step.output_rows)
+            delta = None if delta is None else delta.index_select(0, step.output_rows)
         return self._head(self._add_norm(hidden, delta, self._final_norm)).float()
 
-    def _attention(
+    def _attend(
         self,
         index: int,
         layer: DecoderLayer,
@@ -107,11 +127,7 @@ class LlamaModel:
         if adapters is not None:
             adapters.add(index, QKV, normed, qkv)
         heads = qkv.view(qkv.shape[0], -1, self.spec.head_dim)
-        attended = self.backend.attend(plan, kv, index, heads, cos, sin)
-        output = layer.output(attended)
-        if adapters is not None:
-            adapters.add(index, OUTPUT, attended, output)
-        return output
+        return self.backend.attend(plan, kv, index, heads, cos, sin)
 
     def _mlp(
         self, index: int, layer: DecoderLayer, normed: torch.Tensor, adapters: ActiveAdapters | None

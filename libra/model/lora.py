@@ -31,10 +31,15 @@ class ModuleGroup(NamedTuple):
     def num_pieces(self) -> int:
         return sum(self.pieces)
 
+    def pieces_of(self, index: int) -> slice:
+        """The pieces of ``modules[index]``."""
+        first = sum(self.pieces[:index])
+        return slice(first, first + self.pieces[index])
+
     def columns(self, index: int) -> slice:
         """Where the output of ``modules[index]`` lies."""
-        first = sum(self.pieces[:index])
-        return slice(first * self.piece_width, (first + self.pieces[index]) * self.piece_width)
+        pieces = self.pieces_of(index)
+        return slice(pieces.start * self.piece_width, pieces.stop * self.piece_width)
 
 
 def module_groups(model: ModelSpec) -> tuple[ModuleGroup, ...]:
@@ -57,7 +62,13 @@ class Segment(NamedTuple):
 
 
 class ActiveAdapters(ABC):
-    """The adapters of one step."""
+    """The adapters of one step.
+
+    ``outputs``: the same adapters over the step's output rows alone, in order, for the last layer to leave out the
+    others; None for a form that cannot tell them apart.
+    """
+
+    outputs: "ActiveAdapters | None" = None
 
     @abstractmethod
     def add(self, layer: int, group: int, x: torch.Tensor, out: torch.Tensor) -> None:

@@ -24,15 +24,25 @@ class PagedKV:
         if hbm.shape[1] != spec.block_elems(block_tokens):
             raise ValueError(f"blocks of {hbm.shape[1]} elements, not {spec.block_elems(block_tokens)}")
         self.width = spec.num_kv_heads * spec.head_dim
+        self.num_heads = spec.num_heads
+        self.num_kv_heads = spec.num_kv_heads
         self.num_layers = spec.num_layers
         self.block_tokens = block_tokens
         self.rows = hbm.view(-1, self.width)
         self.slabs = hbm.view(-1, block_tokens * self.width)
+        head_rows = hbm.view(-1, spec.head_dim)
+        values = [(2 * layer + 1) * block_tokens * spec.num_kv_heads for layer in range(spec.num_layers)]
+        # By layer: row ``key_row * kv_heads + head`` is a head's value, for ``key_row`` as from ``key_rows``.
+        self.head_values = [head_rows[start:] for start in values]
 
     def write(self, key_rows: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Stores keys and values [tokens, width] of one layer at ``key_rows`` [tokens]. Mutates HBM."""
         self.rows.index_copy_(0, key_rows, keys)
         self.rows.index_copy_(0, key_rows + self.block_tokens, values)
+
+    def read_keys(self, key_slabs: torch.Tensor) -> torch.Tensor:
+        """A copy of keys alone, [slabs * block_tokens, width], for the slabs ``key_slabs``."""
+        return self.slabs.index_select(0, key_slabs).view(-1, self.width)
 
     def read(self, key_slabs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Copies of keys and of values, each [slabs * block_tokens, width], for the slabs ``key_slabs``."""

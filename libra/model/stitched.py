@@ -5,113 +5,119 @@ GPU kernel does. So each adapter in use has a *stitched* copy in the tables of a
 rows stand together. From there
 
 * a prefill chunk, hundreds of tokens of one adapter, takes plain products with its rows;
-* decoding sequences, one token each of any adapter, take two gathers whatever the mixture: a sampled product computes
-  ``h[t, r] = A[r] . x[t]`` only for the rows r of t's own adapter, and a weighted embedding bag sums ``h[t, r] * B[r]``
-  over them. Each row in use is read once, nothing is padded to a common rank, and the number of calls does not grow
-  with the number of adapters, which a loop over adapters pays dearly at one token each.
+* decoding sequences, one token each of any adapter, take two weighted sums of table rows (embedding bags) whatever the
+  mixture: ``h[t] = sum over features f of x[t, f] * A[:, f]``, then ``sum over ranks r of h[t, r] * B[r]``, over the
+  rows of t's own adapter. Each row in use is read once and the number of calls does not grow with the number of
+  adapters, which a loop over adapters pays dearly at one token each.
 """
 
-import warnings
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
+from types import MappingProxyType
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from libra.model.bank import AdapterBank, GroupWeights, StitchedAdapter
+from libra.model.bank import SLOT_RANKS, AdapterBank, GroupWeights, Place, StitchedAdapter
 from libra.model.linear import padded_rows
-from libra.model.lora import ActiveAdapters, Segment
+from libra.model.lora import ActiveAdapters, ModuleGroup, Segment
+
+Indices = np.typing.NDArray[np.int64]
 
 
 class Bag:
-    """Which table rows each decoding token uses in groups whose modules have these ``pieces``.
+    """Which table rows of group ``index`` each of some tokens uses, the token's adapter lying at ``places[token]``.
 
-    ``pattern`` is a sparse matrix [tokens, rows of A]: the rows of all modules of a token's adapter; a sampled product
-    writes its ``values``. ``indices``, cut by ``offsets`` into one bag per token and piece, are the rows of B.
-    ``spread`` gives each of them its value, where a module has several pieces.
+    A has a bag for each slot of a token's adapter: ``tokens`` are the bags' tokens (None: each its own), ``a_rows`` cut
+    by ``a_ends`` their rows, one for each feature. B has a bag for each token and piece, ``b_rows`` cut by ``b_ends``;
+    ``values`` says where in the sums over A the weight of each row is (None: they are in order).
     """
 
-    def __init__(self, adapters: Items[StitchedAdapter | None], pieces: tuple[int, ...], capacity: int) -> None:
-        num_modules, num_pieces = len(pieces), sum(pieces)
-        ranks = np.array([0 if adapter is None else adapter.rank for adapter in adapters])
-        self.indices = _ranges(adapters, num_pieces)
-        self.offsets = torch.from_numpy(_ends(np.repeat(ranks, num_pieces)))
-        token_ends = _ends(num_modules * ranks)
-        self.pattern = _pattern(token_ends, _ranges(adapters, num_modules), num_modules * capacity)
-        self.values = self.pattern.values()
-        self.spread: torch.Tensor | None = None
-        if num_modules < num_pieces:
-            module_of_piece = np.repeat(np.arange(num_modules), pieces)
-            starts = [start + rank * module_of_piece for start, rank in zip(token_ends, ranks, strict=False)]
-            spread = [s[:, None] + np.arange(rank) for s, rank in zip(starts, ranks, strict=True)]
-            self.spread = torch.from_numpy(np.concatenate([rows.reshape(-1) for rows in spread]))
+    def __init__(self, places: Items[Place | None], index: int, group: ModuleGroup) -> None:
+        num_slots = np.array([0 if place is None else place.num_slots for place in places])
+        slots = _joined([np.arange(place.start, place.start + place.num_slots) for place in places if place])
+        self.tokens = _unless_in_order(np.repeat(np.arange(len(places)), num_slots), len(places))
+        self.a_rows = torch.from_numpy((slots[:, None] * group.fan_in + np.arange(group.fan_in)).reshape(-1))
+        self.a_ends = torch.from_numpy(np.arange(len(slots) + 1) * group.fan_in)
+        columns = len(group.modules) * SLOT_RANKS
+        rows, values, lengths = [], [], []
+        for place, first_bag in zip(places, np.cumsum(num_slots) - num_slots, strict=True):
+            for number, num_pieces in enumerate(group.pieces):
+                if place is None or not place.targets[index][number]:
+                    lengths += [0] * num_pieces
+                    continue
+                ranks = np.arange(place.rank)
+                pieces = np.arange(group.num_pieces)[group.pieces_of(number)]
+                first_rows = (place.start * group.num_pieces + pieces * place.num_slots) * SLOT_RANKS
+                rows.append((first_rows[:, None] + ranks).reshape(-1))
+                bags, ranks_of_slot = first_bag + ranks // SLOT_RANKS, ranks % SLOT_RANKS
+                values.append(np.tile(bags * columns + number * SLOT_RANKS + ranks_of_slot, num_pieces))
+                lengths += [place.rank] * num_pieces
+        self.b_rows = torch.from_numpy(_joined(rows))
+        self.b_ends = torch.from_numpy(np.concatenate(([0], np.cumsum(lengths))))
+        self.values = _unless_in_order(_joined(values), len(slots) * columns)
+
+    def add(self, a: torch.Tensor, b: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
+        """Adds the adapters' part to ``out`` [tokens, out features] from a layer's tables. Mutates ``out``."""
+        weights = x if self.tokens is None else x.index_select(0, self.tokens)
+        shrunk = _weighted_sums(a, self.a_rows, self.a_ends, weights.reshape(-1)).view(-1)
+        values = shrunk if self.values is None else shrunk.index_select(0, self.values)
+        out += _weighted_sums(b, self.b_rows, self.b_ends, values).view(out.shape)
 
 
-def _ranges(adapters: Items[StitchedAdapter | None], rows_per_rank: int) -> torch.Tensor:
-    k = rows_per_rank
-    ranges = [np.arange(k * a.start, k * (a.start + a.rank)) for a in adapters if a is not None]
-    return torch.from_numpy(np.concatenate(ranges))
+def bags_for(groups: Items[ModuleGroup], places: Items[Place | None]) -> list[Bag | None]:
+    """A bag for each group, None where no adapter targets any of its modules."""
+    return [
+        Bag(places, index, group) if any(place and any(place.targets[index]) for place in places) else None
+        for index, group in enumerate(groups)
+    ]
 
 
-def _ends(lengths: np.typing.NDArray[np.int64]) -> np.typing.NDArray[np.int64]:
-    return np.concatenate(([0], np.cumsum(lengths)))
+def _joined(arrays: list[Indices]) -> Indices:
+    return np.concatenate(arrays) if arrays else np.empty(0, dtype=np.int64)
 
 
-def _pattern(row_ends: np.typing.NDArray[np.int64], columns: torch.Tensor, num_columns: int) -> torch.Tensor:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(row_ends),
-            columns,
-            torch.zeros(len(columns)),
-            (len(row_ends) - 1, num_columns),
-            check_invariants=False,
-        )
+def _unless_in_order(indices: Indices, count: int) -> torch.Tensor | None:
+    """None where ``indices`` are 0, 1, 2 up to ``count``, so that selecting them would be a copy."""
+    if np.array_equal(indices, np.arange(count)):
+        return None
+    return torch.from_numpy(indices)
+
+
+def _weighted_sums(table: torch.Tensor, rows: torch.Tensor, ends: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The rows ``rows`` of ``table`` times ``weights``, summed between ``ends``: [bags, columns]. Sums are float32."""
+    mode_sum = 0
+    return torch.embedding_bag(table, rows, ends, False, mode_sum, False, weights, True)[0]
 
 
 class StitchedAdapters(ActiveAdapters):
-    """One step from the bank: bags for the first ``num_decode`` tokens, products for the segments behind them."""
+    """One step from the bank: bags for the first ``num_bagged`` tokens, products for the segments behind them."""
 
     def __init__(
         self,
         bank: AdapterBank,
-        entries: Mapping[str, StitchedAdapter],
-        bags: Items[Bag] | None,
-        num_decode: int,
-        segments: Items[Segment],
+        bags: Items[Bag | None],
+        num_bagged: int,
+        segments: Items[Segment] = (),
+        entries: Mapping[str, StitchedAdapter] = MappingProxyType({}),
+        outputs: "StitchedAdapters | None" = None,
     ) -> None:
-        """``entries`` are all adapters of the step, ``bags`` one for each group, None when none of them decodes."""
+        """``bags`` as from ``bags_for``; ``entries`` are the adapters of ``segments``."""
+        self.outputs = outputs
         self._bank = bank
         self._bags = bags
-        self._num_decode = num_decode
-        for bag in bags or ():
-            # Products are written over the values of the last step, which count times beta, and 0 * NaN is not 0.
-            bag.values.zero_()
+        self._num_bagged = num_bagged
         self._segments = [(s.start, s.end, entries[s.adapter_id]) for s in segments if s.adapter_id is not None]
-        # Adapters target the same modules in every layer, so layer 0 tells which groups are touched at all.
-        groups = range(len(bank.groups))
-        self._touched = [any(entry.weights[0][group] is not None for entry in entries.values()) for group in groups]
 
     def add(self, layer: int, group: int, x: torch.Tensor, out: torch.Tensor) -> None:
-        if not self._touched[group]:
-            return
-        if self._bags is not None:
-            self._add_bag(self._bags[group], layer, group, x, out)
+        bag = self._bags[group]
+        if bag is not None:
+            bag.add(*self._bank.tables[layer][group], x[: self._num_bagged], out[: self._num_bagged])
         for start, end, adapter in self._segments:
             weights = adapter.weights[layer][group]
             if weights is not None:
                 _add_products(weights, x, out, start, end)
-
-    def _add_bag(self, bag: Bag, layer: int, group: int, x: torch.Tensor, out: torch.Tensor) -> None:
-        a_transposed, b = self._bank.tables[layer][group]
-        if x.shape[0] > self._num_decode:
-            x, out = x[: self._num_decode], out[: self._num_decode]
-        torch.sparse.sampled_addmm(bag.pattern, x.float(), a_transposed, beta=0.0, out=bag.pattern)
-        values = bag.values if bag.spread is None else bag.values.index_select(0, bag.spread)
-        mode_sum = 0
-        expanded = torch.embedding_bag(b, bag.indices, bag.offsets, False, mode_sum, False, values.to(b.dtype), True)
-        out += expanded[0].view(out.shape)
 
 
 def _add_products(weights: GroupWeights, x: torch.Tensor, out: torch.Tensor, start: int, end: int) -> None:
