@@ -1,6 +1,7 @@
 """The command `libra serve`."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,6 +97,9 @@ def serve(
     request_timeout: Annotated[float, typer.Option(help="Seconds for a request, arrival to last token.")] = (
         ServerSettings.request_timeout_s
     ),
+    read_timeout: Annotated[
+        float, typer.Option(help="Seconds for a request's head, and for its body; idle connections go after as long.")
+    ] = ServerSettings.read_timeout_s,
     drain_timeout: Annotated[float, typer.Option(help="Seconds for open requests when told to stop.")] = (
         ServerSettings.drain_timeout_s
     ),
@@ -117,7 +121,7 @@ def serve(
         import asyncio
 
         from baselines import find_policy
-        from libra.server.build import build_parts
+        from libra.server.build import build_front
         from libra.server.serve import serve as run
     except ImportError as error:
         raise LibraError(f"{error.name} is missing; pip install 'libra-lora[engine,server]'") from error
@@ -137,6 +141,7 @@ def serve(
         lora_dirs=tuple(lora_dir or ()),
         max_queue=max_queue,
         request_timeout_s=request_timeout,
+        read_timeout_s=read_timeout,
         drain_timeout_s=drain_timeout,
         max_body_bytes=int(max_body_mib * MIB),
         cache_salt="user" if cache_salt == "user" else "none",
@@ -144,7 +149,7 @@ def serve(
         request_log_text=request_log_text,
     )
     wanted = EngineSettings(
-        policy=find_policy(policy),
+        policy=partial(find_policy, policy),
         model=model,
         adapters=parse_adapters(lora or []),
         max_lora_rank=max_lora_rank,
@@ -163,8 +168,8 @@ def serve(
             timeline_s=None,
         ),
     )
-    parts = build_parts(settings, wanted)
-    if not asyncio.run(run(parts, lambda line: typer.echo(line, err=True))):
+    front = build_front(settings, wanted)
+    if not asyncio.run(run(front, lambda line: typer.echo(line, err=True))):
         raise typer.Exit(FAILED)
 
 

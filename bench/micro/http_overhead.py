@@ -2,7 +2,8 @@
 
 `python -m bench.micro.http_overhead DIR` on an idle machine; DIR is what `libra model make-tiny DIR` wrote. Both sides
 are up all the time, each in a process of its own; every round gives both the same requests, and the side that goes
-first changes, so that what the machine does meanwhile meets both. Writes results/server/http_overhead.json.
+first changes, so that what the machine does meanwhile meets both. Takes three and a half minutes. Writes
+results/server/http_overhead.json.
 """
 
 import json
@@ -28,11 +29,11 @@ MAX_ADDED_MS, MAX_LOST = 3.0, 0.05
 
 
 @contextmanager
-def engine_without_http(directory: Path, in_thread: bool) -> Iterator[Side]:
+def engine_without_http(directory: Path) -> Iterator[Side]:
     """Measures a load on an engine in a process of its own."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=serve_in_process, args=(directory, theirs, in_thread), daemon=True)
+    process = context.Process(target=serve_in_process, args=(directory, theirs), daemon=True)
     process.start()
     theirs.close()
 
@@ -69,7 +70,8 @@ def spread(values: list[float]) -> dict[str, float]:
 def summarise(opened: list[tuple[Measured, Measured]], closed: list[tuple[Measured, Measured]]) -> dict[str, Any]:
     """Per round, then the median over rounds. ``added_ttft_ms``: difference of the mean TTFT at a steady rate;
     ``beyond_engine_ms``: of the client's TTFT and what the engine reports for the same request;
-    ``throughput_lost``: share of the closed loop's tokens per second."""
+    ``throughput_lost``: share of the closed loop's tokens per second. Processor time is of the closed loop, for the
+    whole process without HTTP and for the client alone."""
     return {
         "added_ttft_ms": spread([fmean(http.ttft_ms) - fmean(alone.ttft_ms) for http, alone in opened]),
         "beyond_engine_ms": spread(
@@ -78,20 +80,19 @@ def summarise(opened: list[tuple[Measured, Measured]], closed: list[tuple[Measur
         "ttft_ms_without": spread([fmean(alone.ttft_ms) for _, alone in opened]),
         "throughput_lost": spread([1.0 - http.tokens_per_s / alone.tokens_per_s for http, alone in closed]),
         "tokens_per_s_without": spread([alone.tokens_per_s for _, alone in closed]),
+        "processor_ms_per_token_without": spread([alone.processor_ms_per_token for _, alone in closed]),
+        "processor_ms_per_token_client": spread([http.processor_ms_per_token for http, _ in closed]),
     }  # fmt: skip
 
 
 def main(
     directory: Path,
-    rounds: Annotated[int, typer.Option(help="Counted rounds of each comparison.")] = 7,
+    rounds: Annotated[int, typer.Option(help="Counted rounds of each comparison.")] = 5,
     request_rate: Annotated[float, typer.Option(help="Arrivals per second where TTFT is compared.")] = 4.0,
-    num_requests: Annotated[int, typer.Option(help="Requests of each load.")] = 40,
+    num_requests: Annotated[int, typer.Option(help="Requests of each load.")] = 32,
     concurrency: Annotated[int, typer.Option(help="Requests at a time where throughput is compared.")] = 8,
     prompt_tokens: int = 64,
     output_tokens: int = 64,
-    in_thread: Annotated[
-        bool, typer.Option(help="Step the engine without HTTP in a second thread, as the server does.")
-    ] = False,
     out: Annotated[Path | None, typer.Option(help="Where to write the figures.")] = Path(
         "results/server/http_overhead.json"
     ),
@@ -103,7 +104,7 @@ def main(
         raise LibraError(f"{directory}/adapters: empty; make a model with `libra model make-tiny`")
     load = Load(num_requests, prompt_tokens, output_tokens, config["vocab_size"], adapters, seed=0)
     arguments = ["--lora-dir", str(directory / "adapters")]
-    with ServedProcess(directory, arguments) as server, engine_without_http(directory, in_thread) as alone:
+    with ServedProcess(directory, arguments) as server, engine_without_http(directory) as alone:
 
         def http(load: Load) -> Measured:
             return over_http(server.url, load)
@@ -118,7 +119,7 @@ def main(
     )
     typer.echo(json.dumps(figures))
     if out is not None:
-        setting = {"model": directory.name, "rounds": rounds, "in_thread": in_thread, "concurrency": concurrency}
+        setting = {"model": directory.name, "rounds": rounds, "concurrency": concurrency}
         setting |= {"num_requests": num_requests, "prompt_tokens": prompt_tokens, "output_tokens": output_tokens}
         setting |= {"request_rate": request_rate}
         document = {"figures": figures, "setting": setting, "machine": describe_machine()}

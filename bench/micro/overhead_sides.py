@@ -2,17 +2,18 @@
 
 import asyncio
 import json
-import threading
 import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from baselines import find_policy
 from bench.platform import limit_openmp_spinning
 from bench.replay.answer import Answer
 from bench.replay.client import Client
@@ -37,6 +38,11 @@ class Load:
     request_rate: float | None = None
     concurrency: int = 8
 
+    @property
+    def num_tokens(self) -> int:
+        """Of all answers."""
+        return self.num_requests * self.output_tokens
+
     def prompts(self) -> list[tuple[int, ...]]:
         drawn = np.random.default_rng(self.seed).integers(1, self.vocab_size, (self.num_requests, self.prompt_tokens))
         return [tuple(row) for row in drawn.tolist()]
@@ -56,11 +62,12 @@ class Load:
 @dataclass(frozen=True)
 class Measured:
     """``ttft_ms`` of each request from when it was due, ``engine_ttft_ms`` as the engine reports it; all tokens of the
-    load over the time it took."""
+    load over the time it took; what of a processor the process that drove it used for each."""
 
     ttft_ms: list[float]
     engine_ttft_ms: list[float]
     tokens_per_s: float
+    processor_ms_per_token: float
 
 
 def over_http(url: str, load: Load) -> Measured:
@@ -72,7 +79,7 @@ async def _over_http(url: str, load: Load) -> Measured:
     client = Client(parse_url(url), COMPLETIONS, {}, _TIMEOUT_S)
     slots = asyncio.Semaphore(load.num_requests if load.request_rate is not None else load.concurrency)
     bodies = [_body(load, number, prompt) for number, prompt in enumerate(load.prompts())]
-    started_s = time.monotonic() + _LEAD_S
+    started_s, before_s = time.monotonic() + _LEAD_S, time.process_time()
 
     async def send(number: int, due_s: float) -> tuple[float, Answer]:
         await asyncio.sleep(due_s - time.monotonic())
@@ -82,7 +89,7 @@ async def _over_http(url: str, load: Load) -> Measured:
             return due_s, await client.post(bodies[number], f"overhead-{number}")
 
     sent = await asyncio.gather(*(send(number, started_s + s) for number, s in enumerate(load.arrivals_s())))
-    ended_s = time.monotonic()
+    ended_s, processor_s = time.monotonic(), time.process_time() - before_s
     client.close()
     for _, answer in sent:
         if answer.fault is not None or answer.output_tokens != load.output_tokens:
@@ -90,7 +97,8 @@ async def _over_http(url: str, load: Load) -> Measured:
     return Measured(
         [1e3 * (answer.token_times[0] - due_s) for due_s, answer in sent],
         [1e3 * _engine_ttft_s(answer) for _, answer in sent],
-        load.num_requests * load.output_tokens / (ended_s - started_s),
+        load.num_tokens / (ended_s - started_s),
+        1e3 * processor_s / load.num_tokens,
     )
 
 
@@ -108,33 +116,20 @@ def _engine_ttft_s(answer: Answer) -> float:
     return told.queue_s + told.adapter_load_s + told.kv_load_s + told.prefill_s
 
 
-def serve_in_process(directory: Path, pipe: Pipe, in_thread: bool) -> None:
-    """The body of a process with an engine and no HTTP: answers each Load that comes through ``pipe`` with a
-    Measured, until it closes.
-
-    ``in_thread`` steps it in a second thread, as the server does. OpenMP then has two teams, more threads than
-    there are cores, and hardly spins before it sleeps, which costs or helps as the machine is idle or busy.
-    """
+def serve_in_process(directory: Path, pipe: Pipe) -> None:
+    """The body of a process with an engine and no HTTP, built as the server builds its own: answers each Load that
+    comes through ``pipe`` with a Measured, until it closes."""
     limit_openmp_spinning()
-    from libra.cache.fastlibra import FASTLIBRA
-    from libra.server.build import build_parts
+    from libra.server.build import build_front, make_engine
     from libra.server.settings import EngineSettings, ServerSettings
 
     settings = ServerSettings("base", lora_dirs=(directory / "adapters",))
-    engine = build_parts(settings, EngineSettings(FASTLIBRA, directory)).engine
+    wanted = EngineSettings(partial(find_policy, "fastlibra"), directory)
+    engine = make_engine(build_front(settings, wanted))().engine
     pipe.send(None)
-
-    def answer() -> None:
-        with suppress(EOFError):
-            while True:
-                pipe.send(_drive(engine, pipe.recv()))
-
-    if in_thread:
-        thread = threading.Thread(target=answer)
-        thread.start()
-        thread.join()
-    else:
-        answer()
+    with suppress(EOFError):
+        while True:
+            pipe.send(_drive(engine, pipe.recv()))
     engine.manager.memory.link.close()
 
 
@@ -145,7 +140,7 @@ def _drive(engine: Any, load: Load) -> Measured:
 
     scheduler, records = engine.scheduler, engine.records
     records.clear()
-    started_s = engine.clock.now() + _LEAD_S
+    started_s, before_s = engine.clock.now() + _LEAD_S, time.process_time()
     waiting = deque(zip(range(load.num_requests), load.prompts(), load.arrivals_s(), strict=True))
     while waiting or scheduler.has_work:
         while waiting:
@@ -164,6 +159,6 @@ def _drive(engine: Any, load: Load) -> Measured:
         next_s = started_s + waiting[0][2] if waiting and load.request_rate is not None else float("inf")
         if not engine.step(next_s):
             engine.clock.advance_to(min(next_s, engine.clock.now() + 5e-4))
-    ended_s = engine.clock.now()
+    ended_s, processor_s = engine.clock.now(), time.process_time() - before_s
     ttft_ms = [1e3 * (record.first_token_s - record.arrival_s) for record in records]
-    return Measured(ttft_ms, ttft_ms, load.num_requests * load.output_tokens / (ended_s - started_s))
+    return Measured(ttft_ms, ttft_ms, load.num_tokens / (ended_s - started_s), 1e3 * processor_s / load.num_tokens)

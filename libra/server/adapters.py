@@ -3,22 +3,35 @@
 import asyncio
 import re
 from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from libra.cache.holding import AdapterInUse
-from libra.engine.build_real import find_adapters
-from libra.engine.engine import Engine
 from libra.errors import LibraError
-from libra.model.adapter import CONFIG_FILE, WEIGHTS_FILE
-from libra.model.adapter_store import AdapterStore
-from libra.server.engine_thread import EngineThread
+from libra.model.adapter import CONFIG_FILE, WEIGHTS_FILE, AdapterSource, read_adapter
+from libra.server.engine_client import EngineClient
 from libra.server.errors import ApiError, unknown_model
+from libra.spec import ModelSpec
 
 # A name is one path component at most, so it can be looked for below a directory.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+=:-]{0,254}")
 _REMOVAL_POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterReader:
+    """Reads adapters of ``model`` up to ``max_rank``, without their weights."""
+
+    model: ModelSpec
+    block_tokens: int
+    max_rank: int
+
+    def read(self, directory: Path, name: str) -> AdapterSource:
+        """Raises LibraError for what is no adapter of this model, or does not go into blocks of this size."""
+        source = read_adapter(directory, self.model, name, self.max_rank)
+        source.spec.num_blocks(self.model, self.block_tokens)
+        return source
 
 
 class AdapterCatalog:
@@ -30,11 +43,11 @@ class AdapterCatalog:
     """
 
     def __init__(
-        self, engine: EngineThread, store: AdapterStore, roots: tuple[Path, ...], paths: dict[str, Path]
+        self, engine: EngineClient, reader: AdapterReader, roots: tuple[Path, ...], paths: dict[str, Path]
     ) -> None:
         self.paths = dict(paths)
         self._engine = engine
-        self._store = store
+        self._reader = reader
         self._roots = [root.resolve() for root in roots]
         self._unloaded: set[str] = set()
         self._changes: set[asyncio.Task[None]] = set()
@@ -72,7 +85,7 @@ class AdapterCatalog:
                 await self._register(name, directory)
                 self._unloaded.discard(name)
                 return
-            await self._check(directory, name)
+            await self._read(directory, name)  # what is wrong with it is said while nothing is changed yet
         await self._finish(self._replace(name, directory))
 
     async def unload(self, name: str) -> None:
@@ -99,21 +112,16 @@ class AdapterCatalog:
             await self._register(name, directory)
             self._unloaded.discard(name)
 
-    async def _check(self, directory: Path, name: str) -> None:
-        """Raises ApiError for what is no adapter of this model, while nothing is changed yet."""
+    async def _read(self, directory: Path, name: str) -> AdapterSource:
         try:
-            await asyncio.to_thread(self._store.check, directory, name)
+            return await asyncio.to_thread(self._reader.read, directory, name)
         except LibraError as error:
             raise ApiError(400, str(error), "invalid_adapter", "lora_path") from None
 
     async def _register(self, name: str, directory: Path) -> None:
+        source = await self._read(directory, name)
         try:
-            spec = await asyncio.to_thread(self._store.add, directory, name)
-            try:
-                await self._engine.call(lambda engine: engine.add_adapter(spec))
-            except LibraError:
-                self._store.remove(name)
-                raise
+            await self._engine.add_adapter(source)
         except LibraError as error:
             raise ApiError(400, str(error), "invalid_adapter", "lora_path") from None
         self.paths[name] = directory
@@ -121,19 +129,13 @@ class AdapterCatalog:
     async def _remove(self, name: str) -> None:
         async with self._turn(name):
             await self._await_removal(name)
+            # Names come without end; only one that asking would bring back need be remembered.
+            if await asyncio.to_thread(self._look, name) is None:
+                self._unloaded.discard(name)
 
     async def _await_removal(self, name: str) -> None:
         """Removes an adapter as soon as nothing uses it."""
-
-        def remove(engine: Engine) -> bool:
-            try:
-                engine.remove_adapter(name)
-            except AdapterInUse:
-                return False
-            self._store.remove(name)
-            return True
-
-        while not await self._engine.call(remove):
+        while not await self._engine.remove_adapter(name):
             await asyncio.sleep(_REMOVAL_POLL_S)
 
     def _look(self, name: str) -> Path | None:
@@ -172,21 +174,22 @@ def is_adapter(directory: Path) -> bool:
     return (directory / CONFIG_FILE).is_file()
 
 
-def read_adapters(store: AdapterStore, named: Mapping[str, Path], roots: tuple[Path, ...]) -> dict[str, Path]:
-    """Registers the adapters given by name and those found in ``roots``; returns where each is.
+def read_adapters(
+    reader: AdapterReader, named: Mapping[str, Path], roots: tuple[Path, ...]
+) -> dict[str, AdapterSource]:
+    """The adapters given by name and those found in ``roots``, by name.
 
     Raises LibraError for one that cannot be read, and for a name that stands for two.
     """
     paths = dict(named)
     for root in roots:
-        for directory in find_adapters(root):
+        for directory in sorted(path.parent for path in root.glob(f"*/{CONFIG_FILE}")):
             if not _leads_outside(directory, root):
                 paths.setdefault(directory.name, directory)
-    for name, directory in paths.items():
+    for name in paths:
         if not _NAME.fullmatch(name):
             raise LibraError(f"adapter name {name!r}: use letters, digits and . _ - @ + = :")
-        store.add(directory, name)
-    return paths
+    return {name: reader.read(directory, name) for name, directory in paths.items()}
 
 
 def _leads_outside(directory: Path, root: Path) -> bool:

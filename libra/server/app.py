@@ -12,7 +12,8 @@ from libra import __version__
 from libra.server import body_fields as body
 from libra.server.answers import END_OF_STREAM, AnswerShape, event
 from libra.server.asked import Asked, read_chat, read_completion, read_messages
-from libra.server.engine_thread import EngineStopped
+from libra.server.connections import ConnectionWatch
+from libra.server.engine_client import EngineStopped
 from libra.server.errors import ApiError, bad_field, timed_out
 from libra.server.fields import Fields, parse_object
 from libra.server.generation import Generation
@@ -43,13 +44,14 @@ _STREAM_HEADERS = {
 }
 
 
-def make_app(server: Server) -> web.Application:
+def make_app(server: Server, watch: ConnectionWatch) -> web.Application:
     """The application. It serves; starting and stopping the server is the caller's."""
     app = web.Application(
-        middlewares=[_answer_errors, _check_key],
+        middlewares=[watch.mark, _answer_errors, _check_key],
         client_max_size=server.settings.max_body_bytes,
     )
     app[SERVER] = server
+    app.on_cleanup.append(watch.end)
     app.router.add_get("/health", _health)
     app.router.add_get("/ping", _health)
     app.router.add_get("/version", _version)
@@ -132,11 +134,12 @@ async def _fields(request: web.Request) -> Fields:
     settings = request.app[SERVER].settings
     if (request.content_length or 0) > settings.max_body_bytes:
         raise _body_too_long(request)  # before any of it comes
+    timeout_s = min(settings.read_timeout_s, settings.request_timeout_s)
     try:
-        async with asyncio.timeout(settings.request_timeout_s):
+        async with asyncio.timeout(timeout_s):
             return Fields(parse_object(await request.read()))
     except TimeoutError:
-        raise timed_out(settings.request_timeout_s) from None
+        raise timed_out(timeout_s) from None
     except web.RequestPayloadError as error:
         raise ApiError(400, f"The body cannot be read: {error}", "invalid_body") from None
 
@@ -269,7 +272,7 @@ async def _metrics(request: web.Request) -> web.Response:
 
 async def _stats(request: web.Request) -> web.Response:
     server = request.app[SERVER]
-    return web.json_response(dashboard_stats(server.engine, server.recent_parts, server.model.name))
+    return web.json_response(dashboard_stats(server.engine, server.recent_parts, server.model.name, server.policy_name))
 
 
 def _file(path: Path, content_type: str) -> Handler:

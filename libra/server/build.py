@@ -1,91 +1,87 @@
-"""Puts a server together: model, adapters, engine and tokenizer from their directories."""
+"""Puts the event loop's side of a server together, from the same directories as the engine. Needs no torch."""
 
-import asyncio
-import math
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
-from libra.engine.build import CacheSizes
-from libra.engine.build_real import RealLink, build_real_engine, load_network, open_device
-from libra.engine.device import CpuDevice
-from libra.engine.engine import Engine
 from libra.errors import LibraError
-from libra.kernels.backend import make_backend
-from libra.model.adapter import DEFAULT_MAX_LORA_RANK
-from libra.model.adapter_store import AdapterStore
-from libra.model.config import ModelConfig
+from libra.model.adapter import AdapterSource
+from libra.model.config import ModelConfig, read_config
 from libra.model.files import read_json
 from libra.model.tokenizer import Tokenizer
-from libra.server.adapters import AdapterCatalog, read_adapters
+from libra.server.adapters import AdapterCatalog, AdapterReader, read_adapters
 from libra.server.chat_template import ChatTemplate
-from libra.server.engine_thread import EngineThread
+from libra.server.engine_client import EngineClient
+from libra.server.engine_loop import EngineParts
 from libra.server.generation import ServedModel
 from libra.server.request_log import RequestLog
 from libra.server.server import Server
 from libra.server.settings import EngineSettings, ServerSettings
-from libra.spec import GIB
 
 
 @dataclass(frozen=True)
-class Parts:
-    """A server's parts before it has an event loop."""
+class Front:
+    """All of a server but its engine."""
 
     settings: ServerSettings
-    engine: Engine
+    engine: EngineSettings
+    policy_name: str
     model: ServedModel
-    store: AdapterStore
-    paths: dict[str, Path]
+    reader: AdapterReader
+    adapters: dict[str, AdapterSource]
     template: ChatTemplate
     request_log: RequestLog | None
 
 
-def build_parts(settings: ServerSettings, wanted: EngineSettings) -> Parts:
-    """Loads everything. Raises LibraError for whatever is missing, broken or does not fit, and for a policy that must
-    know the requests to come."""
-    if wanted.policy.ranker.needs_future:
+def build_front(settings: ServerSettings, wanted: EngineSettings) -> Front:
+    """Raises LibraError for whatever is missing, broken or does not go together, and for a policy that must know the
+    requests to come."""
+    policy = wanted.policy()
+    if policy.ranker.needs_future:
         raise LibraError(
-            f"policy {wanted.policy.name!r} must know the requests to come and cannot serve; use it in libra bench"
+            f"policy {policy.name!r} must know the requests to come and cannot serve; use it in libra bench"
         )
     tokenizer = Tokenizer(wanted.model)
     template = ChatTemplate(wanted.model)
-    device = open_device(wanted.device)
-    network = load_network(wanted.model, wanted.dtype, make_backend(wanted.backend), device)
-    spec, config = network.spec, wanted.config
-    max_lora_rank = wanted.max_lora_rank or DEFAULT_MAX_LORA_RANK
-    store = AdapterStore(spec, config.block_tokens, network.dtype, max_lora_rank)
-    paths = read_adapters(store, wanted.adapters, settings.lora_dirs)
-    if settings.model_name in paths:
+    config = read_config(wanted.model, wanted.dtype)
+    reader = AdapterReader(config.spec, wanted.config.block_tokens, wanted.max_rank)
+    adapters = read_adapters(reader, wanted.adapters, settings.lora_dirs)
+    if settings.model_name in adapters:
         raise LibraError(f"{settings.model_name!r} is both the base model and an adapter; use --served-model-name")
-    block_bytes = spec.block_bytes(config.block_tokens)
-    hbm_bytes = wanted.hbm_cache_gib * GIB
-    if math.isinf(hbm_bytes):
-        hbm_bytes = (device or CpuDevice()).cache_bytes(spec)
-    sizes = CacheSizes.from_bytes(hbm_bytes, wanted.host_cache_gib * GIB, block_bytes)
-    if settings.lora_dirs:
-        sizes = CacheSizes(sizes.hbm_blocks, sizes.host_blocks, max_lora_rank)
     request_log = None
     if settings.request_log is not None:
-        request_log = RequestLog(settings.request_log, config.block_tokens, tokenizer, settings.request_log_text)
-    link, graphs = RealLink(wanted.link_gbps), not wanted.enforce_eager
-    engine = build_real_engine(
-        wanted.policy, network, store, list(store), sizes, config, link, device=device, graphs=graphs
-    )
+        request_log = RequestLog(settings.request_log, wanted.config.block_tokens, tokenizer, settings.request_log_text)
     model = ServedModel(
         name=settings.model_name,
         tokenizer=tokenizer,
-        vocab_size=spec.vocab_size,
-        max_length=_max_length(network.config, wanted.max_model_len),
-        eos_token_ids=_end_tokens(network.config),
+        vocab_size=config.spec.vocab_size,
+        max_length=_max_length(config, wanted.max_model_len),
+        eos_token_ids=_end_tokens(config),
     )
-    return Parts(settings, engine, model, store, paths, template, request_log)
+    return Front(settings, wanted, policy.name, model, reader, adapters, template, request_log)
 
 
-def make_server(parts: Parts) -> Server:
-    """The server in the running event loop, its engine started."""
-    engine = EngineThread(parts.engine, asyncio.get_running_loop())
-    catalog = AdapterCatalog(engine, parts.store, parts.settings.lora_dirs, parts.paths)
-    engine.start()
-    return Server(parts.settings, engine, parts.model, catalog, parts.template, parts.request_log)
+def make_engine(front: Front) -> "partial[EngineParts]":
+    """What makes the engine of this server, in whichever process it is called."""
+    return partial(_build_engine, front.engine, front.adapters, bool(front.settings.lora_dirs))
+
+
+def _build_engine(wanted: EngineSettings, adapters: dict[str, AdapterSource], may_grow: bool) -> EngineParts:
+    try:
+        from libra.server.build_engine import build_engine  # torch, which the event loop's process does without
+    except ImportError as error:
+        raise LibraError(f"{error.name} is missing; pip install 'libra-lora[engine,server]'") from error
+
+    return build_engine(wanted, adapters, may_grow)
+
+
+def make_server(front: Front, engine: EngineClient) -> Server:
+    """The server over an engine that is ready."""
+    paths = {name: source.directory for name, source in front.adapters.items()}
+    catalog = AdapterCatalog(engine, front.reader, front.settings.lora_dirs, paths)
+    room = front.engine.config.max_num_seqs + front.settings.max_queue
+    return Server(
+        front.settings, engine, front.policy_name, room, front.model, catalog, front.template, front.request_log
+    )
 
 
 def _max_length(config: ModelConfig, wanted: int | None) -> int:

@@ -5,8 +5,9 @@ from typing import Literal
 
 from libra.engine.record import RequestRecord
 from libra.engine.sequence import NOT_FINITE, TokenLogprobs
-from libra.server.engine_thread import News, Stream
+from libra.server.engine_client import Stream
 from libra.server.errors import ApiError, too_long
+from libra.server.messages import News
 from libra.server.text import AnswerText
 
 FinishReason = Literal["stop", "length"]

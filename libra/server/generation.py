@@ -11,9 +11,10 @@ from libra.model.tokenizer import Tokenizer
 from libra.request import Request
 from libra.server.asked import Asked, Prompt
 from libra.server.choice import Choice, Piece
-from libra.server.engine_thread import EngineStopped, EngineThread, News, Stream
+from libra.server.engine_client import EngineClient, EngineStopped, Stream
 from libra.server.errors import ApiError, bad_field, timed_out, too_long
 from libra.server.fields import is_encodable
+from libra.server.messages import News
 from libra.server.text import AnswerText, Detokenizer
 
 logger = logging.getLogger("libra.server")
@@ -47,7 +48,7 @@ class Generation:
 
     def __init__(
         self,
-        engine: EngineThread,
+        engine: EngineClient,
         model: ServedModel,
         asked: Asked,
         on_end: Callable[[Ended], None],
@@ -149,8 +150,7 @@ class Generation:
 
     def _output_tokens(self, prompt: tuple[int, ...], adapter: str | None) -> int:
         """How many tokens the answer may have. Raises ApiError when they, or the prompt alone, do not fit."""
-        model, manager = self._model, self._engine.engine.manager
-        room = min(model.max_length, manager.longest_context(adapter))
+        room = min(self._model.max_length, self._engine.longest_context(adapter))
         wanted = self.asked.max_tokens
         if len(prompt) >= room:
             raise too_long(f"The prompt has {len(prompt)} tokens; prompt and answer can have {room} together.")

@@ -9,7 +9,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from libra.server.answers import cached_tokens
-from libra.server.engine_thread import EngineThread
+from libra.server.engine_client import EngineClient
 from libra.server.generation import Ended
 from libra.server.snapshot import TIERS, Snapshot
 
@@ -30,11 +30,14 @@ Totals = Mapping[tuple[str, ...], float]
 class ServerMetrics:
     """One registry per server. ``observe`` and the ``count_`` methods are the event loop's."""
 
-    def __init__(self, engine: EngineThread, model_name: str) -> None:
+    def __init__(self, engine: EngineClient, model_name: str) -> None:
         self.registry = CollectorRegistry()
         self._labels = {"model_name": model_name}
         self._ttft = self._histogram("vllm:time_to_first_token_seconds", "Arrival to first token.", _SECONDS)
         self._itl = self._histogram("vllm:inter_token_latency_seconds", "Time between tokens.", _SECONDS)
+        self._tpot = self._histogram(
+            "vllm:request_time_per_output_token_seconds", "Mean time between the tokens of a request.", _SECONDS
+        )
         self._latency = self._histogram("vllm:e2e_request_latency_seconds", "Arrival to last token.", _SECONDS)
         self._queue = self._histogram("vllm:request_queue_time_seconds", "Arrival to admission.", _SECONDS)
         self._prompt = self._histogram("vllm:request_prompt_tokens", "Prompt tokens of a request.", _TOKENS)
@@ -78,6 +81,9 @@ class ServerMetrics:
             self._output.observe(record.output_tokens)
             for earlier, later in pairwise(record.token_times):
                 self._itl.observe(later - earlier)
+            if len(record.token_times) > 1:
+                spent_s = record.token_times[-1] - record.token_times[0]
+                self._tpot.observe(spent_s / (len(record.token_times) - 1))
 
     def count_ignored(self, fields: list[str]) -> None:
         for name in fields:
@@ -98,7 +104,7 @@ class ServerMetrics:
 class _EngineCollector(Collector):
     """What the engine's last snapshot says."""
 
-    def __init__(self, engine: EngineThread, model_name: str) -> None:
+    def __init__(self, engine: EngineClient, model_name: str) -> None:
         self._engine = engine
         self._model = [model_name]
 

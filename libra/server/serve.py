@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import signal
-import sys
 from collections.abc import Callable
 
 from aiohttp import web
@@ -11,13 +10,13 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from libra.errors import LibraError
 from libra.server.app import make_app
-from libra.server.build import Parts, make_server
+from libra.server.build import Front, make_engine, make_server
+from libra.server.connections import ConnectionWatch
+from libra.server.engine_client import connect
+from libra.server.engine_process import EngineProcess
 from libra.server.server import Server
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# How long one thread may keep the interpreter from another. Python's 5 ms is what a token could wait for the engine's
-# thread each time the event loop comes back from a system call.
-_SWITCH_INTERVAL_S = 0.0005
 
 
 async def start_http(server: Server) -> tuple[web.AppRunner, str]:
@@ -25,11 +24,14 @@ async def start_http(server: Server) -> tuple[web.AppRunner, str]:
     settings = server.settings
     logger = logging.getLogger("libra.server.http")
     logger.addFilter(_is_ours)
+    watch = ConnectionWatch(settings.read_timeout_s)
     # A handler whose client has gone is cancelled, which ends its sequences.
     runner = web.AppRunner(
-        make_app(server), handler_cancellation=True, access_log=None, shutdown_timeout=1.0, logger=logger
+        make_app(server, watch), handler_cancellation=True, access_log=None, shutdown_timeout=1.0, logger=logger
     )
     await runner.setup()
+    assert runner.server is not None
+    watch.begin(runner.server)
     try:
         await web.TCPSite(runner, settings.host, settings.port).start()
     except OSError as error:
@@ -47,10 +49,18 @@ def _is_ours(record: logging.LogRecord) -> bool:
     return kind is None or not issubclass(kind, HttpProcessingError | web.RequestPayloadError)
 
 
-async def serve(parts: Parts, say: Callable[[str], None]) -> bool:
-    """Serves until a signal, then drains. ``say`` is told what happens. Whether everything ended as it should."""
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    server = make_server(parts)
+async def serve(front: Front, say: Callable[[str], None]) -> bool:
+    """Serves until a signal, then drains. ``say`` is told what happens. Whether everything ended as it should.
+    Raises LibraError when there is no engine to be had, or no port."""
+    with EngineProcess(make_engine(front)) as process:
+        server = make_server(front, await connect(process.connection))
+        try:
+            return await _serve_until_told(server, say)
+        finally:
+            server.close()
+
+
+async def _serve_until_told(server: Server, say: Callable[[str], None]) -> bool:
     loop = asyncio.get_running_loop()
     asked_to_stop, in_a_hurry = asyncio.Event(), asyncio.Event()
 
@@ -61,8 +71,8 @@ async def serve(parts: Parts, say: Callable[[str], None]) -> bool:
         loop.add_signal_handler(number, note_signal)
     try:
         runner, address = await start_http(server)
-        name, device = server.model.name, server.engine.engine.executor.describe()
-        say(f"serving {name} with {len(server.adapters.paths)} adapters on {address} ({device})")
+        name, num_adapters = server.model.name, len(server.adapters.paths)
+        say(f"serving {name} with {num_adapters} adapters on {address} ({server.engine.device})")
         await asked_to_stop.wait()
         say(f"draining {len(server.engine.streams)} requests")
         ended_well = await _drain(server, in_a_hurry)
@@ -72,7 +82,6 @@ async def serve(parts: Parts, say: Callable[[str], None]) -> bool:
     finally:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
-        server.close()
 
 
 async def _drain(server: Server, in_a_hurry: asyncio.Event) -> bool:

@@ -15,7 +15,8 @@ from libra.server.adapters import AdapterCatalog
 from libra.server.answers import AnswerShape, ChatShape, CompletionShape
 from libra.server.asked import Asked
 from libra.server.chat_template import ChatTemplate
-from libra.server.engine_thread import EngineStopped, EngineThread
+from libra.server.engine_actions import check_cache
+from libra.server.engine_client import EngineClient, EngineStopped
 from libra.server.errors import ApiError, timed_out
 from libra.server.generation import Ended, Generation, ServedModel
 from libra.server.metrics import ServerMetrics
@@ -29,12 +30,15 @@ _POLL_S = 0.02
 
 
 class Server:
-    """Everything one server knows. Methods are the event loop's. ``draining``: nothing new is taken on."""
+    """Everything one server knows. ``room``: the most answers under way and waiting. ``draining``: nothing new is taken
+    on."""
 
     def __init__(
         self,
         settings: ServerSettings,
-        engine: EngineThread,
+        engine: EngineClient,
+        policy_name: str,
+        room: int,
         model: ServedModel,
         adapters: AdapterCatalog,
         template: ChatTemplate,
@@ -42,12 +46,14 @@ class Server:
     ) -> None:
         self.settings = settings
         self.engine = engine
+        self.policy_name = policy_name
         self.model = model
         self.adapters = adapters
         self.template = template
         self.metrics = ServerMetrics(engine, model.name)
         self.recent_parts = RecentParts()
         self.draining = False
+        self._room = room
         self._request_log = request_log
         self._ids = count()
         self._started_at = int(time.time())
@@ -56,7 +62,7 @@ class Server:
     async def generate(self, asked: Asked, session: str | None) -> AsyncIterator[tuple[Generation, AnswerShape]]:
         """The answers to a request, under way; whatever is left of them is ended on exit. Raises ApiError."""
         self.check_open()
-        arrived_at, arrival_s = time.time(), self.engine.engine.clock.now()
+        arrived_at, arrival_s = time.time(), self.engine.now_s()
         asked = replace(asked, cache_salt=self._salt(asked))
 
         def note_end(ended: Ended) -> None:
@@ -92,10 +98,9 @@ class Server:
             raise ApiError(503, "The server is shutting down.", "shutting_down", headers={"Retry-After": "10"})
 
     def _check_room(self, wanted: int) -> None:
-        room = self.engine.engine.config.max_num_seqs + self.settings.max_queue
-        if wanted > room:
-            raise ApiError(400, f"{wanted} answers at a time are more than the {room} that this server takes on.")
-        if len(self.engine.streams) + wanted > room:
+        if wanted > self._room:
+            raise ApiError(400, f"{wanted} answers at a time are more than the {self._room} that this server takes on.")
+        if len(self.engine.streams) + wanted > self._room:
             raise ApiError(429, "The queue is full; try again later.", "queue_full", headers={"Retry-After": "1"})
 
     def _salt(self, asked: Asked) -> str | None:
@@ -113,8 +118,8 @@ class Server:
         base["libra"] = {
             "version": __version__,
             "vocab_size": self.model.vocab_size,
-            "policy": self.engine.engine.manager.policy.name,
-            "device": self.engine.engine.executor.describe(),
+            "policy": self.policy_name,
+            "device": self.engine.device,
         }
         return [base, *(self._card(name, self.model.name, str(path)) for name, path in self.adapters.paths.items())]
 
@@ -146,7 +151,7 @@ class Server:
     async def _adds_up(self) -> bool:
         """Whether every block, pin and claim is accounted for now that nobody uses any; the log says what is not."""
         try:
-            await self.engine.call(lambda engine: engine.manager.check())
+            await self.engine.call(check_cache)
         except EngineStopped:
             return False
         except AssertionError:
@@ -155,9 +160,7 @@ class Server:
         return True
 
     def close(self) -> None:
-        """Stops the engine's thread and what works for it."""
-        self.engine.stop()
-        self.engine.join()
-        self.engine.engine.manager.memory.link.close()
+        """Lets go of the engine, which ends it."""
+        self.engine.close()
         if self._request_log is not None:
             self._request_log.close()

@@ -4,7 +4,7 @@ from collections import deque
 from typing import Any
 
 from libra.engine.record import RequestRecord
-from libra.server.engine_thread import EngineThread
+from libra.server.engine_client import EngineClient
 from libra.server.metrics import TTFT_PARTS
 
 NUM_RECENT = 200
@@ -43,13 +43,13 @@ class RecentParts:
         ]
 
 
-def dashboard_stats(engine: EngineThread, recent: RecentParts, model_name: str) -> dict[str, Any]:
+def dashboard_stats(engine: EngineClient, recent: RecentParts, model_name: str, policy_name: str) -> dict[str, Any]:
     """State over the last minutes, the adapters, and the mean parts of TTFT."""
     snapshots = list(engine.snapshots)[-NUM_POINTS:]
     last = snapshots[-1]
     return {
         "model": model_name,
-        "policy": engine.engine.manager.policy.name,
+        "policy": policy_name,
         "hbm_blocks": last.hbm_blocks,
         "block_bytes": last.block_bytes,
         "history": {name: [snapshot.state[name] for snapshot in snapshots] for name in STATE_COLUMNS},

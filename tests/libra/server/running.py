@@ -2,18 +2,24 @@
 
 import asyncio
 import json
+import queue
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http.client import HTTPConnection, HTTPResponse
 from typing import Any, TypeVar
 
-from libra.cache.fastlibra import FASTLIBRA
+from baselines import find_policy
 from libra.engine.config import EngineConfig
 from libra.engine.engine import Engine
-from libra.server.build import build_parts, make_server
+from libra.server.build import build_front, make_engine, make_server
+from libra.server.engine_client import connect
+from libra.server.engine_loop import EngineLoop
 from libra.server.serve import start_http
 from libra.server.server import Server
 from libra.server.settings import EngineSettings, ServerSettings
@@ -63,11 +69,23 @@ class Reply:
         return text
 
 
+class OpenLoop(EngineLoop):
+    """Also does what tests ask of the engine, in its own thread between two steps."""
+
+    actions: queue.SimpleQueue[Callable[[], None]]
+
+    def obey(self) -> None:
+        super().obey()
+        while not self.actions.empty():
+            self.actions.get()()
+
+
 @dataclass
 class Running:
-    """A server and where it is."""
+    """A server and where it is. Its engine runs in a thread, and hears of everything through a socket all the same."""
 
     server: Server
+    engine_loop: OpenLoop
     host: str
     port: int
     loop: asyncio.AbstractEventLoop
@@ -114,7 +132,17 @@ class Running:
 
     def in_engine(self, action: Callable[[Engine], T]) -> T:
         """What ``action`` returns, run in the engine's thread between two steps."""
-        return asyncio.run_coroutine_threadsafe(self.server.engine.call(action), self.loop).result(timeout=20)
+        done: Future[T] = Future()
+
+        def act() -> None:
+            try:
+                done.set_result(action(self.engine_loop.parts.engine))
+            except BaseException as error:  # noqa: BLE001 - the test's own
+                done.set_exception(error)
+
+        self.engine_loop.actions.put(act)
+        self.engine_loop.parts.engine.clock.ring()
+        return done.result(timeout=20)
 
     def check_idle(self) -> None:
         """Proves that nobody holds anything."""
@@ -136,7 +164,7 @@ def engine_settings(tiny: TinyModel, **changes: Any) -> EngineSettings:
     block_gib = tiny.spec.block_bytes(BLOCK_TOKENS) / GIB
     config = EngineConfig(block_tokens=BLOCK_TOKENS, max_num_batched_tokens=128, timeline_s=None)
     defaults = {
-        "policy": FASTLIBRA,
+        "policy": partial(find_policy, "fastlibra"),
         "model": tiny.directory,
         "adapters": tiny.adapters,
         "max_lora_rank": 8,
@@ -150,25 +178,32 @@ def engine_settings(tiny: TinyModel, **changes: Any) -> EngineSettings:
 @contextmanager
 def running(settings: ServerSettings, wanted: EngineSettings) -> Iterator[Running]:
     """A server until the block ends."""
-    parts = build_parts(settings, wanted)
+    front = build_front(settings, wanted)
+    ours, theirs = socket.socketpair()
+    engine_loop = OpenLoop(make_engine(front)(), theirs)
+    engine_loop.actions = queue.SimpleQueue()
+    engine_thread = threading.Thread(target=engine_loop.run, daemon=True)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
+    for one in (engine_thread, thread):
+        one.start()
 
     async def start() -> tuple[Server, Any, str]:
-        server = make_server(parts)
+        server = make_server(front, await connect(ours))
         return server, *(await start_http(server))
 
     server, runner, address = asyncio.run_coroutine_threadsafe(start(), loop).result(timeout=30)
     host, port = address.removeprefix("http://").rsplit(":", 1)
     try:
-        yield Running(server, host, int(port), loop)
+        yield Running(server, engine_loop, host, int(port), loop)
     finally:
         asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(timeout=30)
-        server.close()
+        loop.call_soon_threadsafe(server.close)
+        engine_thread.join(timeout=10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(timeout=10)
         loop.close()
+        theirs.close()
 
 
 def settings(**changes: Any) -> ServerSettings:

@@ -3,13 +3,14 @@
 import shutil
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from baselines import POLICIES
+from baselines import find_policy
 from libra.engine.engine import Engine
 from libra.server.settings import EngineSettings
 from tests.libra.server.running import BASE, Reply, Running, engine_settings, running, settings
@@ -84,7 +85,9 @@ def test_unloading_frees_every_block_in_both_tiers(served: Running, root: Path) 
         memory = engine.manager.memory
         return memory.hbm.num_free, memory.host.num_free
 
-    before = served.in_engine(used)
+    before = None
+    while before != (before := served.in_engine(used)):
+        time.sleep(0.3)  # what the swapper brings in while nobody asks for it
     assert load(served, "extra", root / "adapter-01").status == 200
     for number in range(3):
         served.complete(model="extra", prompt=[number] * 50)
@@ -185,8 +188,9 @@ def test_a_deleted_file_ends_only_the_requests_that_need_it(served: Running, roo
 def test_policies_with_slots_take_adapters_up_to_the_rank_they_were_told(
     policy: str, root: Path, tiny_model: TinyModel
 ) -> None:
-    config = EngineSettings(POLICIES[policy], tiny_model.directory).config
-    for server in started(tiny_model, root, policy=POLICIES[policy], max_lora_rank=8, config=config):
+    make_policy = partial(find_policy, policy)
+    config = EngineSettings(make_policy, tiny_model.directory).config
+    for server in started(tiny_model, root, policy=make_policy, max_lora_rank=8, config=config):
         shutil.copytree(tiny_model.adapters["adapter-04"], root / "wide")
         for name in ("adapter-00", "wide", "adapter-01", "wide"):
             assert served_tokens(server, name)

@@ -9,7 +9,7 @@ import pytest
 
 from libra.engine.sequence import SamplingParams
 from libra.request import Request
-from libra.server.build import build_parts
+from libra.server.build import build_front, make_engine
 from tests.libra.server.running import BASE, Running, engine_settings, running, settings
 from tests.tiny_models import TinyModel
 
@@ -20,7 +20,7 @@ OUTPUT_TOKENS = 12
 @pytest.fixture(scope="module")
 def expected(tiny_model: TinyModel) -> dict[str | None, list[int]]:
     """Greedy tokens after PROMPT by adapter, from an engine in this process, one request at a time."""
-    engine = build_parts(settings(), engine_settings(tiny_model)).engine
+    engine = make_engine(build_front(settings(), engine_settings(tiny_model)))().engine
     answers: dict[str | None, list[int]] = {}
     for number, adapter in enumerate([None, *tiny_model.adapters]):
         request = Request(number, engine.clock.now(), adapter, OUTPUT_TOKENS, prompt_token_ids=tuple(PROMPT))

@@ -280,3 +280,17 @@ def test_no_body_is_the_server_s_fault(
     assert reply.status < 500
     if reply.status >= 400:
         assert reply.error["message"]
+
+
+def test_a_request_that_never_ends_is_given_up(tiny_model: TinyModel) -> None:
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n"
+    with running(settings(read_timeout_s=0.4), engine_settings(tiny_model)) as server:
+        for sent, heard in ((b"", b""), (head, b""), (head + b"\r\n{", b"HTTP/1.1 408 ")):
+            with socket.create_connection((server.host, server.port), timeout=10) as connection:
+                connection.sendall(sent)
+                began_s = time.monotonic()
+                assert connection.recv(1 << 16)[: len(b"HTTP/1.1 408 ")] == heard
+                assert time.monotonic() - began_s < 5.0
+        # What takes longer to answer is none of these.
+        server.in_engine(slow_down)
+        assert server.complete(prompt="a", max_tokens=300, ignore_eos=True).status == 200

@@ -201,13 +201,13 @@ def test_the_command_serves_until_a_signal_and_then_drains(tiny_model: TinyModel
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     ) as process:
-        watchdog = threading.Timer(60, process.kill)
+        watchdog = threading.Timer(180, process.kill)
         watchdog.start()
         assert process.stderr is not None
         first = process.stderr.readline()
         assert "serving llama with 2 adapters on http://127.0.0.1:" in first
         port = int(first.split("127.0.0.1:")[1].split()[0])
-        client = Running(None, "127.0.0.1", port, None)  # type: ignore[arg-type]
+        client = Running(None, None, "127.0.0.1", port, None)  # type: ignore[arg-type]
         body = {**LONG, "model": "adapter-01", "max_tokens": 200, "stream": True}
         connections = [client.open("POST", "/v1/completions", body) for _ in range(8)]
         responses = [connection.getresponse() for connection in connections]

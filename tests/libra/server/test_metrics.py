@@ -29,6 +29,7 @@ def test_metrics_have_the_names_that_are_scraped(served: Running) -> None:
         "vllm:num_requests_running", "vllm:kv_cache_usage_perc", "vllm:prefix_cache_hits_total",
         "vllm:time_to_first_token_seconds_bucket", "vllm:request_queue_time_seconds_count", "vllm:lora_requests_info",
         "vllm:inter_token_latency_seconds_sum", "vllm:e2e_request_latency_seconds_sum",
+        "vllm:request_time_per_output_token_seconds_bucket",
     ):  # fmt: skip
         assert re.search(rf'^{name}{{.*model_name="{BASE}".*}} ', text, re.MULTILINE), name
 
@@ -50,6 +51,9 @@ def test_metrics_count_what_happens(served: Running) -> None:
     assert grown("vllm:request_success_total{finished_reason=length}") == 2
     assert grown("vllm:time_to_first_token_seconds_count") == 2
     assert grown("vllm:inter_token_latency_seconds_count") == 8
+    assert grown("vllm:request_time_per_output_token_seconds_count") == 2
+    between_s = grown("vllm:inter_token_latency_seconds_sum")
+    assert grown("vllm:request_time_per_output_token_seconds_sum") == pytest.approx(between_s / 4)
     assert grown("libra:refused_requests_total{status=404}") == 1
     parts = sum(
         grown(f"libra:ttft_part_seconds_sum{{part={p}}}") for p in ("queue", "adapter_load", "kv_load", "prefill")

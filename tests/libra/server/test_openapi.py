@@ -24,6 +24,7 @@ from libra.server import body_fields as body
 from libra.server.app import make_app
 from libra.server.asked import read_chat, read_completion
 from libra.server.chat_template import ChatTemplate
+from libra.server.connections import ConnectionWatch
 from libra.server.fields import Fields
 from libra.server.openapi import OPENAPI_FILE, document
 from tests.libra.server.running import BLOCK_TOKENS, Running, engine_settings, running, settings
@@ -68,7 +69,7 @@ def test_the_file_in_the_package_is_the_document(served: Running) -> None:
 def test_every_route_is_described_and_nothing_else(served: Running) -> None:
     routes = {
         (resource.canonical, route.method.lower())
-        for resource in make_app(served.server).router.resources()
+        for resource in make_app(served.server, ConnectionWatch(1.0)).router.resources()
         for route in resource
         if route.method != "HEAD" and resource.canonical not in NO_API
     }
