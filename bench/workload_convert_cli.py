@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bench.workload_options import OutFile, Popularity, Seed, save_trace, status
+from bench.workload_options import POPULARITY_HELP, OutFile, Seed, save_trace, status
 from workloads.demand import Demand
 from workloads.formats import DEFAULT_MAX_INPUT_GIB, AdapterMapping, ReadOptions, input_limit
 from workloads.text import TextOptions
@@ -34,63 +34,92 @@ class OtherKeys(StrEnum):
     DROP = "drop"
 
 
+ADAPTERS, PART, TIME, TEXTS = "Adapters", "Part of the source", "Time", "Texts"
+
+
 def convert(
     files: Annotated[list[Path], typer.Argument(help="Files, folders or archives of one format.", metavar="FILE...")],
     out: OutFile,
     trace_format: Annotated[
         str | None,
-        typer.Option("--format", help="See docs/workloads.md; recognised from the first row when left out."),
+        typer.Option("--format", help="See docs/workloads.md; left out, recognised from the first row."),
     ] = None,
+    max_prompt_tokens: Annotated[int | None, typer.Option(help="Cut longer prompts to their beginning.")] = None,
+    max_output_tokens: Annotated[int | None, typer.Option(help="Cut longer answers.")] = None,
+    seed: Seed = Demand.seed,
     adapters: Annotated[
         AdapterSource | None,
-        typer.Option(help="Where adapters come from; left out, the first of these that the format has."),
+        typer.Option(
+            help="Recorded, one per value of a recorded field, or drawn; left out, the first that the format has.",
+            rich_help_panel=ADAPTERS,
+        ),
     ] = None,
     num_loras: Annotated[
-        int | None, typer.Option(help="Number of adapters; left out, one per key, or 50 where they are drawn.")
+        int | None, typer.Option(help="Left out, one per key, or 50 where they are drawn.", rich_help_panel=ADAPTERS)
     ] = None,
     other_keys: Annotated[
         OtherKeys,
-        typer.Option(help="Requests of keys beyond the --num-loras most frequent: share their adapters, or drop."),
+        typer.Option(
+            help="Requests of keys beyond the --num-loras most frequent: share their adapters, or drop.",
+            rich_help_panel=ADAPTERS,
+        ),
     ] = OtherKeys.SHARE,
-    popularity: Popularity = None,
+    popularity: Annotated[str | None, typer.Option(help=POPULARITY_HELP, rich_help_panel=ADAPTERS)] = None,
     adapter_per: Annotated[
-        AdapterPer, typer.Option(help="What one draw is for. Per request destroys prefix reuse, and says by how much.")
+        AdapterPer,
+        typer.Option(
+            help="What one draw is for. Per request destroys prefix reuse, and says by how much.",
+            rich_help_panel=ADAPTERS,
+        ),
     ] = AdapterPer.SESSION,
-    seed: Seed = Demand.seed,
-    source_start: Annotated[float, typer.Option(help="Begin this many seconds into the source.")] = 0.0,
+    source_start: Annotated[
+        float, typer.Option(help="Begin this many seconds into the source.", rich_help_panel=PART)
+    ] = 0.0,
     source_duration: Annotated[
-        float | None, typer.Option(help="Use this many seconds of the source; left out, all of it.")
+        float | None,
+        typer.Option(help="Use this many seconds of the source; left out, all of it.", rich_help_panel=PART),
     ] = None,
+    max_input_gib: Annotated[
+        float, typer.Option(help="Refuse more input than this, after decompression.", rich_help_panel=PART)
+    ] = DEFAULT_MAX_INPUT_GIB,
     request_rate: Annotated[
         float | None,
         typer.Option(
-            help="Requests per second: stretches recorded time and drops no request; sets generated arrivals."
+            help="Requests per second: stretches recorded time and drops no request; sets the rate of drawn arrivals.",
+            rich_help_panel=TIME,
         ),
     ] = None,
     arrivals: Annotated[
-        str, typer.Option(help="Process of sources that record no times: as `libra workload make`.")
-    ] = Demand.arrivals,
+        str | None,
+        typer.Option(
+            help="When sessions start whose source records no times, as in `libra workload make`; also in place of the "
+            "times that text dialogs record.  \\[default: poisson without times]",
+            rich_help_panel=TIME,
+        ),
+    ] = None,
     burstiness: Annotated[
-        float, typer.Option(help="Gamma shape of gaps that the source does not record: 1 is Poisson.")
+        float,
+        typer.Option(help="Gamma shape of gaps that the source does not record: 1 is Poisson.", rich_help_panel=TIME),
     ] = Demand.burstiness,
+    duration: Annotated[
+        float | None, typer.Option(help="Keep this many seconds of the result.", rich_help_panel=TIME)
+    ] = None,
+    think_time: Annotated[
+        float | None,
+        typer.Option(help="Mean seconds between an answer and the next utterance of a dialog.", rich_help_panel=TEXTS),
+    ] = None,
+    system_tokens: Annotated[
+        int,
+        typer.Option(help="Assume a prefix of so many tokens, shared by the texts of one key.", rich_help_panel=TEXTS),
+    ] = TextOptions.system_tokens,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="A tokenizer.json: the requests of texts then carry token ids.")
+        Path | None,
+        typer.Option(help="A tokenizer.json: requests then carry token ids.", rich_help_panel=TEXTS),
     ] = None,
     bytes_per_token: Annotated[
-        float, typer.Option(help="Without --tokenizer, UTF-8 bytes of text that count as a token.")
+        float,
+        typer.Option(help="Without --tokenizer, UTF-8 bytes that count as a token.", rich_help_panel=TEXTS),
     ] = TextOptions.bytes_per_token,
-    system_tokens: Annotated[
-        int, typer.Option(help="Assume a prefix of this many tokens, shared by the texts of one scene or pair.")
-    ] = TextOptions.system_tokens,
-    think_time: Annotated[
-        float | None, typer.Option(help="Mean seconds between an answer and the next utterance of a text dialog.")
-    ] = None,
-    duration: Annotated[float | None, typer.Option(help="Keep this many seconds of the result.")] = None,
-    max_prompt_tokens: Annotated[int | None, typer.Option(help="Cut longer prompts to their beginning.")] = None,
-    max_output_tokens: Annotated[int | None, typer.Option(help="Cut longer answers.")] = None,
-    max_input_gib: Annotated[
-        float, typer.Option(help="Refuse more input than this, after decompression.")
-    ] = DEFAULT_MAX_INPUT_GIB,
 ) -> None:
     """Convert a published trace to libra's format, and give it the adapters it lacks."""
     from workloads.load import convert_traces

@@ -20,12 +20,8 @@ class OutputFormat(StrEnum):
 
 
 OutFile = Annotated[Path, typer.Option("--out", help="The trace file to write.")]
-Popularity = Annotated[
-    str | None,
-    typer.Option(
-        help="zipf:S, gaussian:STD, uniform, distinct or identical; drawn per session. zipf:1.0 when left out."
-    ),
-]
+POPULARITY_HELP = "zipf:S, gaussian:STD, uniform, distinct or identical; drawn per session. zipf:1.0 when left out."
+Popularity = Annotated[str | None, typer.Option(help=POPULARITY_HELP)]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
 
 

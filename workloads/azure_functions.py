@@ -4,12 +4,11 @@
 The file has no lengths and no prompts, so it is no trace by itself: a generator brings those.
 """
 
-import csv
 import hashlib
 import heapq
 import math
 import re
-from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,9 @@ import numpy as np
 from libra.errors import LibraError
 from workloads.arrivals import Arrivals, IntArray, check_burstiness, gamma_gaps, shown_burstiness
 from workloads.cells import count_cells, expected_count, places_in_cells, scaled_counts
-from workloads.files import text_lines
+from workloads.formats import DEFAULT_MAX_BYTES
+from workloads.sources import Source, open_sources
+from workloads.tables import raw_csv
 from workloads.traps import minute_count_warnings
 
 REQUIRED_COLUMN = "HashFunction"
@@ -35,26 +36,36 @@ class FunctionCounts:
     counts: IntArray
 
 
-def read_function_counts(path: Path, num_functions: int) -> FunctionCounts:
-    """Reads the ``num_functions`` rows with the most invocations; ties keep the file's order.
+def read_function_counts(path: Path, num_functions: int, max_bytes: int = DEFAULT_MAX_BYTES) -> FunctionCounts:
+    """Reads the ``num_functions`` rows with the most invocations, of a file that may be compressed; ties keep its
+    order.
 
     Raises LibraError, with file, row and column, for wrong columns, counts that are not whole numbers of 0 or more,
-    and a file with fewer functions than asked for.
+    a file with fewer functions than asked for, and one of more than ``max_bytes`` after decompression.
     """
-    digest = hashlib.sha256()
-    reader = csv.reader(_hashed(text_lines(path), digest))
+    if path.is_dir():
+        raise LibraError(f"{path} is a folder; name one file of minute counts")
+    with closing(open_sources([path], max_bytes)) as sources:
+        busiest = _busiest(next(sources), num_functions)
+    if len(busiest) < num_functions:
+        raise LibraError(f"{path} has {len(busiest)} functions; use --num-loras {len(busiest)} or less")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FunctionCounts(path.name, digest, np.stack(busiest))
+
+
+def _busiest(source: Source, num_functions: int) -> list[IntArray]:
+    """The counts of the busiest functions, busiest first. Raises LibraError."""
+    reader = raw_csv(source)
     header = next(reader, [])
-    columns = minute_columns(header, str(path))
+    columns = minute_columns(header, source.name)
     busiest: list[tuple[int, int, IntArray]] = []
     for number, row in enumerate(reader, start=2):
-        counts = minute_counts(row, header, columns, f"{path}, row {number}")
+        counts = minute_counts(row, header, columns, f"{source.name}, row {number}")
         heapq.heappush(busiest, (int(counts.sum()), -number, counts))
         if len(busiest) > num_functions:
             heapq.heappop(busiest)
-    if len(busiest) < num_functions:
-        raise LibraError(f"{path} has {len(busiest)} functions; use --num-loras {len(busiest)} or less")
-    ranked = sorted(busiest, key=lambda entry: entry[:2], reverse=True)
-    return FunctionCounts(path.name, digest.hexdigest(), np.stack([counts for _, _, counts in ranked]))
+    return [counts for _, _, counts in sorted(busiest, key=lambda entry: entry[:2], reverse=True)]
 
 
 @dataclass(frozen=True)
@@ -113,12 +124,6 @@ class AzureFunctions:
                 f"needs {needed} from minute {self.start_minute} on; use a shorter --duration or an earlier start"
             )
         return counts[:, first : first + needed]
-
-
-def _hashed(lines: Iterator[str], digest: "hashlib._Hash") -> Iterator[str]:
-    for line in lines:
-        digest.update(line.encode())
-        yield line
 
 
 def minute_columns(header: list[str], path: str) -> list[int]:

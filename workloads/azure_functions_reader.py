@@ -162,12 +162,11 @@ class _Invocations:
         starts = np.array(self.starts)
         order = np.argsort(starts, kind="stable")
         times = np.round(starts[order] - starts[order[:1]], 6)
-        last_s = float(times[-1]) if len(times) else 0.0
         return _Events(
             times,
             np.array(self._functions, dtype=np.int64)[order],
             _distinct([function[:SHOWN_HASH] for _, function in self._numbers]),
-            observed_seconds(last_s, len(times)),
+            observed_seconds(times),
             {},
             arrival_warnings(times),
             sampled=False,

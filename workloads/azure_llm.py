@@ -52,7 +52,7 @@ class AzureLLMReader:
             name=paths[0].stem,
             format=self.name,
             requests=rows.requests,
-            duration_s=observed_seconds(float(arrivals[-1]) if len(arrivals) else 0.0, len(arrivals)),
+            duration_s=observed_seconds(arrivals),
             provenance=RECORDED,
             counts=dict(rows.skipped),
             warnings=(*arrival_warnings(arrivals), *context_cap_warnings("prompt", prompts)),

@@ -49,7 +49,7 @@ class BurstGPTReader:
             name=paths[0].stem,
             format=self.name,
             requests=rows.requests,
-            duration_s=observed_seconds(float(arrivals[-1]) if len(arrivals) else 0.0, len(arrivals)),
+            duration_s=observed_seconds(arrivals),
             provenance=RECORDED,
             keys=rows.models,
             key_name="model",

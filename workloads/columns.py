@@ -4,9 +4,10 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from libra.request import Request
 from libra.spec import DEFAULT_BLOCK_TOKENS
@@ -14,8 +15,10 @@ from workloads.arrivals import FloatArray, IntArray
 from workloads.garbage import collection_paused
 from workloads.service import ServiceTime
 
+AnyIntArray = npt.NDArray[np.integer[Any]]
 T = TypeVar("T", bound=Hashable)
 Piece = tuple[Hashable, int, int]
+PART = 1 << 14  # requests whose pieces are taken as Python objects at a time
 
 
 @dataclass(frozen=True)
@@ -39,17 +42,12 @@ class TraceColumns:
     prompt_tokens: IntArray
     output_tokens: IntArray
     first: IntArray
-    piece_text: IntArray
+    piece_text: npt.NDArray[np.int32]
     piece_tokens: IntArray
 
     @property
     def num_requests(self) -> int:
         return len(self.arrival_s)
-
-    @property
-    def piece_owner(self) -> IntArray:
-        """The request of each piece."""
-        return np.repeat(np.arange(self.num_requests), np.diff(self.first))
 
 
 @collection_paused()
@@ -59,12 +57,13 @@ def trace_columns(
     """The columns of ``requests``; explicit token ids are cut into pieces of ``block_tokens``."""
     service = service or ServiceTime()
     requests, arrival_s = _by_assumed_arrival(requests, service)
-    pieces = [_pieces(request, block_tokens) for request in requests]
-    first = np.cumsum([0, *map(len, pieces)])
-    kinds, kind_of_piece = _distinct(pieces, int(first[-1]))
-    text, tokens = _texts(kinds)
+    numbers: defaultdict[Hashable, int] = defaultdict(count().__next__)
+    parts = [
+        _piece_columns(requests[start : start + PART], block_tokens, numbers) for start in range(0, len(requests), PART)
+    ]
+    num_pieces, piece_text, piece_tokens = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    first = np.cumsum(np.concatenate([[0], num_pieces]))
     output_tokens = np.array([request.output_tokens for request in requests])
-    piece_tokens = tokens[kind_of_piece]
     adapters, adapter = _numbered((request.adapter for request in requests), len(requests))
     sessions = (request.id if request.session is None else request.session for request in requests)
     return TraceColumns(
@@ -77,12 +76,12 @@ def trace_columns(
         prompt_tokens=np.add.reduceat(piece_tokens, first[:-1]) - output_tokens,
         output_tokens=output_tokens,
         first=first,
-        piece_text=text[kind_of_piece],
+        piece_text=piece_text,
         piece_tokens=piece_tokens,
     )
 
 
-def pair_keys(left: IntArray, right: IntArray) -> IntArray:
+def pair_keys(left: IntArray, right: AnyIntArray) -> IntArray:
     """A key for every distinct pair. Both are 0 or more, and the product of their maxima stays below 2^63."""
     keys: IntArray = left * (right.max(initial=0) + 1) + right
     return keys
@@ -123,6 +122,20 @@ def _numbered(values: Iterable[T], length: int) -> tuple[list[T], IntArray]:
     return list(numbers), codes
 
 
+def _piece_columns(
+    requests: Sequence[Request], block_tokens: int, numbers: defaultdict[Hashable, int]
+) -> tuple[IntArray, npt.NDArray[np.int32], IntArray]:
+    """How many pieces each request has, and the text and tokens of every piece. ``numbers`` says how texts are numbered
+    and takes up new ones."""
+    pieces = [_pieces(request, block_tokens) for request in requests]
+    num_pieces = np.array([len(own) for own in pieces])
+    kinds, kind = _distinct(pieces, int(num_pieces.sum()))
+    # A text is named by where it begins; most begin at 0.
+    texts = (numbers[(name, start) if start else name] for name, start, _ in kinds)
+    text = np.fromiter(texts, np.int32, len(kinds))
+    return num_pieces, text[kind], np.array([length for _, _, length in kinds])[kind]
+
+
 def _distinct(pieces: Sequence[Sequence[Piece]], length: int) -> tuple[list[Piece], IntArray]:
     """The pieces without repeated objects, and which of them each of the ``length`` pieces is.
 
@@ -153,10 +166,3 @@ def _blocks(tokens: tuple[int, ...], block_tokens: int) -> Iterator[Piece]:
     for start in range(0, len(data), width):
         block = data[start : start + width]
         yield block, 0, len(block) // np.uint32().itemsize
-
-
-def _texts(kinds: list[Piece]) -> tuple[IntArray, IntArray]:
-    """The number of the text that each kind of piece begins, (name, start), and the kind's length in tokens."""
-    names, starts, lengths = zip(*kinds, strict=True)
-    name = _numbered(names, len(kinds))[1]
-    return pairs(name, np.array(starts)), np.array(lengths)

@@ -32,6 +32,7 @@ from workloads.sessions import SessionConfig
 from workloads.text import make_encoder
 from workloads.trace import Trace
 from workloads.turns import Turns, first_turns, turn_arrivals, turn_requests
+from workloads.unhashed import observed_seconds
 
 MAX_WRAPPED_SHARE = 0.1
 DIALOG_PROVENANCE = Provenance("mapped", "drawn", "mapped", "mapped")
@@ -136,8 +137,7 @@ def _duration(turns: Turns, starts: Starts) -> float:
     """The window, or where times are recorded, one mean gap past the last request."""
     if starts.window_s is not None:
         return round(starts.window_s, 6)
-    last_s = float(turns.arrival_s.max(initial=0.0))
-    return round(last_s + max(last_s / max(len(turns.session), 1), 1e-3), 6)
+    return observed_seconds(turns.arrival_s)
 
 
 def _think_time(scenario: SessionConfig, options: ReadOptions) -> Distribution:

@@ -33,9 +33,12 @@ class Starts:
 
 
 def start_sessions(corpus: Corpus, options: ReadOptions, counts: Counter[str]) -> Starts:
-    """Starts as the source records them, or drawn where it does not. Adds to ``counts``. Raises LibraError."""
+    """Starts as the source records them, or drawn where it does not or the options name a process. Adds to ``counts``.
+
+    Raises LibraError.
+    """
     recorded = [start for start in corpus.starts if start is not None]
-    if not recorded:
+    if not recorded or options.arrivals is not None:
         return _drawn(corpus, options, counts)
     if len(recorded) != len(corpus.starts):
         raise LibraError("some of the dialogs have a recorded time and some have none; convert them apart")
@@ -54,7 +57,7 @@ def _drawn(corpus: Corpus, options: ReadOptions, counts: Counter[str]) -> Starts
     ranked = [key for key, _ in Counter(corpus.keys).most_common()]
     rate = request_rate * num_dialogs / corpus.num_turns
     window_s = num_dialogs / rate
-    process = parse_arrivals(options.arrivals, options.burstiness)
+    process = parse_arrivals(options.drawn_arrivals, options.burstiness)
     end_s = window_s
     while True:
         arrivals = process.sample(generator(options.seed, "arrivals"), rate, 0.0, end_s, len(ranked))
@@ -71,7 +74,7 @@ def _drawn(corpus: Corpus, options: ReadOptions, counts: Counter[str]) -> Starts
         dialogs if chosen is None else _dealt(dialogs, corpus.keys, ranked, chosen, counts),
         "mapped" if process.source == "mapped" else "drawn",
         window_s,
-        {"arrivals": options.arrivals.partition(":")[0], "request_rate": request_rate, **arrivals.parameters},
+        {"arrivals": options.drawn_arrivals.partition(":")[0], "request_rate": request_rate, **arrivals.parameters},
         arrivals.warnings,
     )
 

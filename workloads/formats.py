@@ -17,6 +17,7 @@ from workloads.trace import Trace
 ADAPTER_SOURCES = ("native", "mapped", "drawn")
 OTHER_KEYS = ("share", "drop")
 DEFAULT_MAX_INPUT_GIB = 2.0
+DEFAULT_MAX_BYTES = int(DEFAULT_MAX_INPUT_GIB * GIB)
 DEFAULT_DRAWN_ADAPTERS = 50
 
 
@@ -60,18 +61,19 @@ class ReadOptions:
 
     ``max_bytes`` limits the input, after decompression, of all files together. ``start_s`` and ``span_s`` choose a
     part of the source in its own seconds. ``request_rate`` (requests per second; None is the reader's default),
-    ``arrivals`` and ``burstiness`` are for sources that record no arrival times, as in workloads.demand: a reader that
-    makes arrivals at a rate says so as ``request_rate`` in the header's parameters, and the caller stretches the trace
-    of any other. ``text`` is for sources of words. Raises LibraError for a value out of range.
+    ``arrivals`` and ``burstiness`` are for sources that record no arrival times, as in workloads.demand, and
+    ``arrivals`` takes the place of the times that a source of words records; None is poisson where there are none. A
+    reader that makes arrivals at a rate says so as ``request_rate`` in the header's parameters, and the caller
+    stretches the trace of any other. ``text`` is for sources of words. Raises LibraError for a value out of range.
     """
 
     adapters: AdapterMapping = field(default_factory=AdapterMapping)
     seed: int = Demand.seed
-    max_bytes: int = int(DEFAULT_MAX_INPUT_GIB * GIB)
+    max_bytes: int = DEFAULT_MAX_BYTES
     start_s: float = 0.0
     span_s: float | None = None
     request_rate: float | None = None
-    arrivals: str = Demand.arrivals
+    arrivals: str | None = None
     burstiness: float = Demand.burstiness
     text: TextOptions = field(default_factory=TextOptions)
 
@@ -84,6 +86,11 @@ class ReadOptions:
         for flag, value in (("--source-duration", self.span_s), ("--request-rate", self.request_rate)):
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise LibraError(f"{flag} is {value}; it must be positive and finite")
+
+    @property
+    def drawn_arrivals(self) -> str:
+        """The process to draw from where times are drawn."""
+        return self.arrivals or Demand.arrivals
 
 
 def input_limit(gib: float) -> int:

@@ -44,8 +44,8 @@ class _Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class KVCacheTesterReader:
-    """Reads one session per file. Sessions start in a drawn order, each once, as ``options.arrivals`` says and so often
-    that LIVE_SESSIONS of them overlap."""
+    """Reads one session per file. Sessions start in a drawn order, each once, as ``options.drawn_arrivals`` says and so
+    often that LIVE_SESSIONS of them overlap."""
 
     name: str = "kv-cache-tester"
     summary: str = "agentic coding sessions: very long prompts, prefix blocks of 64 tokens, model"
@@ -71,11 +71,11 @@ class KVCacheTesterReader:
             name=paths[0].stem if len(paths) == 1 else self.name,
             format=self.name,
             requests=requests,
-            duration_s=observed_seconds(requests[-1].arrival_s if requests else 0.0, len(requests)),
+            duration_s=observed_seconds(np.array([request.arrival_s for request in requests])),
             provenance=RECORDED,
             keys=[turn.model for *_, turn in turns],
             key_name="model",
-            parameters={"arrivals": options.arrivals.partition(":")[0], "live_sessions": LIVE_SESSIONS},
+            parameters={"arrivals": options.drawn_arrivals.partition(":")[0], "live_sessions": LIVE_SESSIONS},
             counts={reason: count for reason, count in skipped.items() if count},
             warnings=(
                 f"recorded prompts have up to {longest:,} tokens: cap them (--max-prompt-tokens) where the model's "
@@ -160,7 +160,7 @@ def _starts(options: ReadOptions, sessions: Sequence[Sequence[_Turn]]) -> FloatA
     """When the sessions start, in the order of the files: in a drawn order they take the process's first times."""
     if not sessions:
         return np.empty(0)
-    process = parse_arrivals(options.arrivals, options.burstiness)
+    process = parse_arrivals(options.drawn_arrivals, options.burstiness)
     mean_s = max(sum(session[-1].offset_s for session in sessions) / len(sessions), 1.0)
     rate, end_s, count = LIVE_SESSIONS / mean_s, mean_s, len(sessions)
     while len(times := process.sample(generator(options.seed, "arrivals"), rate, 0.0, end_s, 1).times) < count:

@@ -66,7 +66,7 @@ class LMCacheAgentReader:
             name=paths[0].stem if len(paths) == 1 else self.name,
             format=self.name,
             requests=_requests(calls, arrivals.tolist(), answers, encoder, options.text.bytes_per_token),
-            duration_s=observed_seconds(float(arrivals[-1]) if len(arrivals) else 0.0, len(arrivals)),
+            duration_s=observed_seconds(arrivals),
             provenance=replace(RECORDED, length_source="drawn") if drawn else RECORDED,
             parameters={**encoder.parameters, "block_tokens": BLOCK_TOKENS},
             counts=dict(counts),

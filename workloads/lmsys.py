@@ -3,7 +3,7 @@ conversations, arXiv 2306.05685).
 
 The model stands for an adapter. A row of LMSYS-Chat-1M is one conversation without a time: arrivals are drawn. A row
 of the arena is a battle: two models, each with its own conversation, and one time, at which both sessions start here;
-when their later turns came is not recorded and assumed.
+when their later turns came is not recorded and assumed. With ``--arrivals`` they start when its process says.
 """
 
 import math

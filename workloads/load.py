@@ -46,7 +46,7 @@ def _refuse_unused(trace: Trace, options: ReadOptions, trace_format: str) -> Non
     """Raises LibraError for options that the conversion had no use for: what it used stands in the header."""
     default, noted = ReadOptions(), trace.header.parameters.keys()
     for flags, given, traces in (
-        ("--arrivals", options.arrivals != default.arrivals, {"arrivals"}),
+        ("--arrivals", options.arrivals is not None, {"arrivals"}),
         ("--burstiness", options.burstiness != default.burstiness, {"arrivals", "burstiness_in_minute"}),
         ("--tokenizer and --bytes-per-token", options.text != default.text, {"bytes_per_token", "tokenizer"}),
     ):

@@ -16,7 +16,7 @@ import numpy as np
 from libra.spec import AdapterSpec, ModelSpec
 from workloads.arrivals import FloatArray, IntArray
 from workloads.columns import TraceColumns
-from workloads.holding import BoolArray, Held, held_intervals
+from workloads.holding import Held, held_intervals
 from workloads.prefixes import PrefixTree
 
 PAPER_MEAN_CHANGE = 0.481
@@ -58,7 +58,7 @@ def memory_demand(
     blocks = [0 if name is None else adapters[name].num_blocks(model, block_tokens) for name in columns.adapter_ids]
     adapter_bytes = np.array(blocks, dtype=np.float64) * model.block_bytes(block_tokens)
     token_bytes = model.kv_bytes_per_token
-    prompts = held_intervals(tree, columns.end_s, _is_prompt(columns))
+    prompts = held_intervals(tree, columns.end_s, prompts_only=True)
     totals = np.zeros((2, num_seconds))
     in_flight = np.zeros(num_seconds, dtype=np.int64)
     per_adapter = _Tally()
@@ -99,15 +99,6 @@ class _Tally:
         if not self._count:
             return Changes(0, None, None, self._from_zero)
         return Changes(self._count, self._sum / self._count, self._large / self._count, self._from_zero)
-
-
-def _is_prompt(columns: TraceColumns) -> BoolArray:
-    """Which pieces begin inside the prompt; the others are answers."""
-    ends = np.cumsum(columns.piece_tokens)
-    starts = ends - columns.piece_tokens
-    within = starts - np.repeat(starts[columns.first[:-1]], np.diff(columns.first))
-    is_prompt: BoolArray = within < columns.prompt_tokens[columns.piece_owner]
-    return is_prompt
 
 
 def _requests_in_flight(columns: TraceColumns, start: int, shape: tuple[int, int]) -> FloatArray:

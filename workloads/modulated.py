@@ -87,11 +87,16 @@ class OnOff:
 @dataclass(frozen=True)
 class Ramp:
     """A rate that changes linearly over the run, from ``first`` to ``last``. Only their ratio matters: the rate asked
-    for is the mean over [0, end). Before time 0 the rate is that of time 0."""
+    for is the mean over [0, end). Before time 0 the rate is that of time 0.
+
+    ``lag_s``: what counts comes so long after the arrival that it belongs to, on average. The whole ramp then begins
+    so much earlier, and what counts has the line and the mean.
+    """
 
     first: float
     last: float
     burstiness: float = 1.0
+    lag_s: float = 0.0
     source: str = "generated"
 
     def __post_init__(self) -> None:
@@ -104,13 +109,19 @@ class Ramp:
     ) -> Arrivals:
         scale = 2 * rate / (self.first + self.last)
         first, slope = scale * self.first, scale * (self.last - self.first) / end_s
-        units = renewal_times(rng, self.burstiness, 1.0, first * start_s, rate * end_s)
+        # All times below are those of what counts: lag_s later.
+        stop = end_s + self.lag_s
+        if slope < 0:
+            stop = min(stop, -first / slope)  # where the line meets 0
+        start = start_s + self.lag_s
+        counted = (first * start + slope * max(start, 0.0) ** 2 / 2, first * stop + slope * stop**2 / 2)
+        units = renewal_times(rng, self.burstiness, 1.0, *counted)
         before, after = units[units < 0], units[units >= 0]
         # The expected count first * t + slope * t**2 / 2 solved for t, in the form that does not cancel.
         root = np.sqrt(np.maximum(first**2 + 2 * slope * after, 0))
-        times = np.concatenate((before / first if first else before, 2 * after / (first + root)))
+        times = np.concatenate((before / first if first else before, 2 * after / (first + root))) - self.lag_s
         return Arrivals(
-            times[times < end_s],
+            times[(times >= start_s) & (times < end_s)],
             parameters={
                 "ramp_from": first,
                 "ramp_to": scale * self.last,

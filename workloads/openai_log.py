@@ -75,7 +75,7 @@ class OpenAILogReader:
             name=paths[0].stem,
             format=self.name,
             requests=_requests(entries, arrivals.tolist(), log.block_tokens or 1),
-            duration_s=observed_seconds(float(arrivals[-1]) if len(arrivals) else 0.0, len(arrivals)),
+            duration_s=observed_seconds(arrivals),
             provenance=RECORDED if hashed else replace(RECORDED, prefix_source="generated"),
             keys=[entry.adapter for entry in entries],
             key_name="adapter",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +10,7 @@ import numpy.typing as npt
 from libra.request import Request
 from libra.spec import DEFAULT_BLOCK_TOKENS
 from workloads.arrivals import IntArray
-from workloads.columns import TraceColumns, grouped, pair_keys, pairs, trace_columns
+from workloads.columns import AnyIntArray, TraceColumns, grouped, pair_keys, pairs, trace_columns
 
 
 @dataclass(frozen=True)
@@ -24,17 +25,25 @@ class PrefixHits:
         return self.hit_tokens / self.prompt_tokens
 
 
+class Level(NamedTuple):
+    """The pieces of one depth, as 32-bit columns: ``owner`` is the request of each, and ``edge`` numbers the edges of
+    the level, (adapter, prefix before, text). Sorted by edge, and along an edge by arrival."""
+
+    owner: npt.NDArray[np.int32]
+    edge: npt.NDArray[np.int32]
+
+
 @dataclass(frozen=True)
 class PrefixTree:
-    """The pieces of a trace on the tree of prefixes.
-
-    ``order`` sorts the pieces by edge, (adapter, prefix before, text), and along an edge by arrival; ``edge`` numbers
-    the edges in that order.
-    """
+    """The pieces of a trace on the tree of prefixes, level by level: a request has one piece at most in each."""
 
     columns: TraceColumns
-    order: IntArray
-    edge: IntArray
+    levels: tuple[Level, ...]
+
+    def tokens(self, depth: int) -> IntArray:
+        """Tokens of the pieces of a level."""
+        tokens: IntArray = self.columns.piece_tokens[self.columns.first[self.levels[depth].owner] + depth]
+        return tokens
 
 
 def prefix_tree(columns: TraceColumns, by_adapter: bool = True) -> PrefixTree:
@@ -42,19 +51,16 @@ def prefix_tree(columns: TraceColumns, by_adapter: bool = True) -> PrefixTree:
     num_pieces = np.diff(columns.first)
     rows = np.arange(columns.num_requests)
     prefix = columns.adapter if by_adapter else np.zeros_like(columns.adapter)
-    orders, edges, num_edges = [], [], 0
+    levels = []
     for depth in range(int(num_pieces.max())):
         going_on = num_pieces[rows] > depth
         rows, prefix = rows[going_on], prefix[going_on]
         place = columns.first[rows] + depth
         order, branch = grouped(pair_keys(prefix, columns.piece_text[place]))
-        tokens = columns.piece_tokens[place[order]]
-        orders.append(place[order])
-        edges.append(num_edges + branch)
-        num_edges += int(branch[-1]) + 1
+        levels.append(Level(rows[order].astype(np.int32), branch.astype(np.int32)))
         prefix = np.empty_like(branch)
-        prefix[order] = _prefixes_after(branch, tokens)
-    return PrefixTree(columns, np.concatenate(orders), np.concatenate(edges))
+        prefix[order] = _prefixes_after(branch, columns.piece_tokens[place[order]])
+    return PrefixTree(columns, tuple(levels))
 
 
 def _prefixes_after(branch: IntArray, tokens: IntArray) -> IntArray:
@@ -67,15 +73,15 @@ def _prefixes_after(branch: IntArray, tokens: IntArray) -> IntArray:
 def matched_tokens(tree: PrefixTree) -> IntArray:
     """Prompt tokens of each request, from the first on, that an earlier one computed when nothing is ever evicted and
     every request ends before the next. The last token is never among them, since it must be computed."""
-    columns, order = tree.columns, tree.order
-    known: IntArray = np.empty_like(order)
-    known[order] = highest_before(tree.edge, columns.piece_tokens[order])
-    tokens = columns.piece_tokens
-    # A piece counts where no earlier one of its request is unknown in part.
-    partly = known < tokens
-    broken: IntArray = np.cumsum(partly) - partly
-    leading: npt.NDArray[np.bool_] = broken == np.repeat(broken[columns.first[:-1]], np.diff(columns.first))
-    matched = np.add.reduceat(np.where(leading, np.minimum(known, tokens), 0), columns.first[:-1])
+    columns = tree.columns
+    matched = np.zeros(columns.num_requests, dtype=np.int64)
+    # Whether everything before this level is known: a piece counts where no earlier one is unknown in part.
+    whole = np.ones(columns.num_requests, dtype=np.bool_)
+    for depth, (owner, edge) in enumerate(tree.levels):
+        tokens = tree.tokens(depth)
+        known = highest_before(edge, tokens)
+        matched[owner] += np.where(whole[owner], np.minimum(known, tokens), 0)
+        whole[owner] &= known >= tokens
     found: IntArray = np.minimum(matched, columns.prompt_tokens - 1)
     return found
 
@@ -95,7 +101,7 @@ def infinite_cache_hits(requests: Sequence[Request], block_tokens: int = DEFAULT
     return block_hits(columns, matched_tokens(prefix_tree(columns)), block_tokens)
 
 
-def highest_before(group: IntArray, value: IntArray) -> IntArray:
+def highest_before(group: AnyIntArray, value: IntArray) -> IntArray:
     """The highest value before each one in its group, 0 for the first. Groups ascend; values are 0 or more."""
     span = int(value.max(initial=0)) + 1
     highest = np.maximum.accumulate(group * span + value)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from libra.errors import LibraError
@@ -16,13 +17,16 @@ from workloads.servegen import ServeGenClients
 ARRIVALS: Registry[Callable[[str, float], ArrivalProcess]] = Registry("arrival process")
 
 
-def parse_arrivals(spec: str, burstiness: float = 1.0) -> ArrivalProcess:
+def parse_arrivals(spec: str, burstiness: float = 1.0, lag_s: float = 0.0) -> ArrivalProcess:
     """The process of a spec, in one of the forms of workloads.demand.ARRIVAL_FORMS; else raises LibraError.
 
-    ``burstiness`` is the Gamma shape of the gaps, also where the rate changes with time.
+    ``burstiness`` is the Gamma shape of the gaps, also where the rate changes with time. ``lag_s`` is how long after
+    the start of its session an average request comes.
     """
     name, _, argument = spec.partition(":")
-    return ARRIVALS[name](argument, burstiness)
+    process = ARRIVALS[name](argument, burstiness)
+    # A ramp alone has a trend, so that what comes later comes at another rate.
+    return replace(process, lag_s=lag_s) if isinstance(process, Ramp) else process
 
 
 def _poisson(argument: str, burstiness: float) -> ArrivalProcess:

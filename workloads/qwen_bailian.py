@@ -51,7 +51,7 @@ class QwenBailianReader:
             name=paths[0].stem,
             format=self.name,
             requests=rows.requests,
-            duration_s=observed_seconds(float(arrivals[-1]) if len(arrivals) else 0.0, len(arrivals)),
+            duration_s=observed_seconds(arrivals),
             provenance=RECORDED,
             parameters={"block_tokens": BLOCK_TOKENS},
             counts=dict(rows.counts),

@@ -17,10 +17,9 @@ from typing import NamedTuple
 import numpy as np
 
 from libra.errors import LibraError
-from libra.spec import GIB
 from workloads.arrivals import Arrivals, FloatArray, IntArray
 from workloads.cells import count_cells, expected_count, places_in_cells, refuse_too_many, scaled_counts
-from workloads.formats import DEFAULT_MAX_INPUT_GIB
+from workloads.formats import DEFAULT_MAX_BYTES
 from workloads.rows import FieldFault
 from workloads.servegen_lengths import LengthTable, read_length_table
 from workloads.sources import Source, open_sources
@@ -117,7 +116,7 @@ class ServeGenClients:
     path: Path
     start_s: float | None = None
     source: str = "mapped"
-    max_bytes: int = int(DEFAULT_MAX_INPUT_GIB * GIB)
+    max_bytes: int = DEFAULT_MAX_BYTES
 
     def sample(
         self, rng: np.random.Generator, rate: float, start_s: float, end_s: float, num_adapters: int

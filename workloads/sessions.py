@@ -73,14 +73,29 @@ class SessionConfig:
         longer than the mean. Under 1 % of the turns due at time 0 are missed."""
         later_turns = self.mean_turns - 1
         deviation = math.sqrt(later_turns + later_turns**2 / self.turn_shape)
-        return (later_turns + 8 * deviation) * (self.think_s.mean + self.service.of(self.answer_tokens.mean))
+        return (later_turns + 8 * deviation) * self.turn_gap_s
+
+    @property
+    def lag_s(self) -> float:
+        """How long after the start of its session an average request comes, not counting turns cut by the context.
+
+        Of n turns the mean has (n - 1) / 2 before it, and sessions count by their turns: E[n (n - 1)] / (2 E[n]).
+        """
+        later_turns = self.mean_turns - 1
+        pairs = 2 * later_turns + later_turns**2 * (1 + 1 / self.turn_shape)
+        return pairs / (2 * self.mean_turns) * self.turn_gap_s
+
+    @property
+    def turn_gap_s(self) -> float:
+        """Mean time from a turn of a session to the next: think and assumed service."""
+        return self.think_s.mean + self.service.of(self.answer_tokens.mean)
 
 
 @collection_paused()
 def generate(config: SessionConfig, demand: Demand) -> Trace:
     """A trace of ``config`` for ``demand``; see the module for what a session is."""
     names = adapter_names(demand.num_adapters)
-    process = parse_arrivals(demand.arrivals, demand.burstiness)
+    process = parse_arrivals(demand.arrivals, demand.burstiness, config.lag_s)
     arrivals = process.sample(
         generator(demand.seed, "arrivals"),
         demand.request_rate / config.mean_turns,

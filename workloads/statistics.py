@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from workloads.arrivals import FloatArray, IntArray
-from workloads.columns import TraceColumns, trace_columns
-from workloads.prefixes import matched_tokens, prefix_tree
+from workloads.columns import TraceColumns
 from workloads.trace import Trace
 
 DISPERSION_WINDOWS_S = (1, 10, 60)
@@ -69,14 +68,9 @@ class Samples:
     output_tokens: IntArray
 
 
-def trace_statistics(trace: Trace) -> TraceStatistics:
-    """Statistics of ``trace``; requests without a session count as sessions of one turn."""
-    columns = trace_columns(trace.requests)
-    return statistics_of(trace, columns, samples_of(columns, matched_tokens(prefix_tree(columns))))
-
-
 def samples_of(columns: TraceColumns, matched: IntArray) -> Samples:
-    """The samples of a trace of which ``matched`` tokens of each prompt are held by earlier requests."""
+    """The samples of a trace of which ``matched`` tokens of each prompt are held by earlier requests; those without a
+    session count as sessions of one turn."""
     return Samples(
         arrival_s=columns.arrival_s,
         gaps_s=np.diff(columns.arrival_s),

@@ -1,6 +1,7 @@
 """Requests of sources that record lengths and no content: every prompt is a text of its own and shares no prefix."""
 
 from libra.request import Request, Segment
+from workloads.arrivals import FloatArray
 
 
 def unhashed_request(
@@ -18,6 +19,7 @@ def unhashed_request(
     )
 
 
-def observed_seconds(last_s: float, num_requests: int) -> float:
-    """The window of a recording whose end is not recorded: one mean gap past the last arrival, in microseconds."""
-    return round(last_s + max(last_s / max(num_requests, 1), 1e-3), 6)
+def observed_seconds(arrival_s: FloatArray) -> float:
+    """The window of a recording whose end is not recorded: one mean gap past the last arrival, to the microsecond."""
+    last_s = float(arrival_s.max(initial=0.0))
+    return round(last_s + max(last_s / max(len(arrival_s), 1), 1e-3), 6)

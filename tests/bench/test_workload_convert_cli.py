@@ -74,6 +74,7 @@ def test_recorded_time_stretches_and_generated_arrivals_meet_the_rate(tmp_path: 
         ([FOLDER / "burstgpt.csv", "--burstiness", "0"], "--burstiness is 0.0"),
         ([FOLDER / "burstgpt.csv", "--burstiness", "2"], "--burstiness means nothing for this burstgpt source"),
         ([FOLDER / "burstgpt.csv", "--arrivals", "gamma:2"], "--arrivals means nothing for this burstgpt source"),
+        ([FOLDER / "burstgpt.csv", "--arrivals", "poisson"], "--arrivals means nothing for this burstgpt source"),
         ([FOLDER / "burstgpt.csv", "--source-start", "500"], "is empty: the trace holds"),
         ([FOLDER.parent / "burstgpt.tests-only.jsonl"], "is a libra trace already"),
     ],

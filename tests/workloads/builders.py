@@ -4,6 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from workloads.columns import trace_columns
+from workloads.prefixes import matched_tokens, prefix_tree
+from workloads.statistics import TraceStatistics, samples_of, statistics_of
+from workloads.trace import Trace
+
 HEADER: dict[str, Any] = {
     "libra_trace": 1,
     "name": "tests only",
@@ -57,3 +62,9 @@ def write_mooncake(path: Path, *rows: dict[str, Any]) -> Path:
     """A Mooncake file of these rows, valid or not."""
     path.write_text("".join(json.dumps(entry) + "\n" for entry in rows))
     return path
+
+
+def trace_statistics(trace: Trace) -> TraceStatistics:
+    """The statistics of ``trace``, as `libra workload inspect` shows them."""
+    columns = trace_columns(trace.requests)
+    return statistics_of(trace, columns, samples_of(columns, matched_tokens(prefix_tree(columns))))

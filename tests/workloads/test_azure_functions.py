@@ -1,5 +1,7 @@
 """Azure Functions minute counts: reading, ranking, scaling, and placement inside the minute."""
 
+import gzip
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +111,23 @@ def test_bad_files(path: Path, text: str, message: str) -> None:
         read_function_counts(path, 2)
     assert message in str(raised.value)
     assert str(path) in str(raised.value)
+
+
+def test_a_file_that_is_too_large_is_not_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "functions.csv.gz"
+    with gzip.open(path, "wt") as file:
+        file.write("HashFunction,1,2\n" + "f,1,2\n" * 20_000)
+    with pytest.raises(LibraError, match=r"larger than .* after decompression"):
+        read_function_counts(path, 2, max_bytes=1 << 16)
+    with pytest.raises(LibraError, match="is a folder"):
+        read_function_counts(tmp_path, 2)
+
+
+def test_a_compressed_file_reads_as_the_plain_one(path: Path) -> None:
+    packed = path.with_suffix(".csv.gz")
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert read_function_counts(packed, 4).counts.tolist() == read_function_counts(path, 4).counts.tolist()
+    assert read_function_counts(path, 4).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_a_run_longer_than_the_file(path: Path) -> None:

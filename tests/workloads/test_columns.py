@@ -28,7 +28,7 @@ def test_one_entry_per_request(tmp_path: Path) -> None:
     assert columns.first_token_s.tolist() == [1.0, 2.0, 3.0]
     assert columns.end_s.tolist() == [2.0, 3.0, 5.0]
     assert columns.piece_tokens.tolist() == [64, 8, 4, 64, 8, 4, 64, 8, 8]
-    assert columns.piece_owner.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert columns.first.tolist() == [0, 3, 6, 9]
     # The shared prefix is one text; utterances and answers are texts of their own.
     assert len(set(columns.piece_text.tolist())) == 1 + 3 + 3
 

@@ -112,7 +112,7 @@ def test_too_few_dialogs_for_the_rate_are_told() -> None:
 
 def test_recorded_times_start_the_sessions() -> None:
     found = [dialog("x", "late", "b", start_s=1e9 + 7), dialog("y", "first", "b", "again", "c", start_s=1e9)]
-    trace = read(found, arrivals="gamma:3")
+    trace = read(found)
     assert [(request.adapter, request.arrival_s) for request in trace.requests[:2]] == [("y", 0.0), ("x", 7.0)]
     assert trace.header.provenance.arrival_source == "mapped"
     assert "request_rate" not in trace.header.parameters

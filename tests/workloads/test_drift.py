@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libra.errors import LibraError
+from tests.workloads.builders import trace_statistics
 from workloads.demand import Demand
 from workloads.drift import Drift, SwapRanking
 from workloads.registry import WORKLOADS
-from workloads.statistics import trace_statistics
 
 SEEDS = range(20)
 

@@ -1,6 +1,7 @@
 """LMSYS parquet: both layouts, recorded times, and files that are not of them."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,16 @@ def test_a_battle_is_two_sessions_at_one_time(tmp_path: Path) -> None:
         ("a", 0.0), ("b", 0.0), ("a", 20.5), ("c", 20.5),
     ]  # fmt: skip
     assert trace.header.provenance.arrival_source == "mapped"
+
+
+def test_a_process_takes_the_place_of_recorded_times(tmp_path: Path) -> None:
+    battles = [{**BATTLE, "tstamp": 1.7e9 + 1000.0 * number} for number in range(20)]
+    options = ReadOptions(arrivals="poisson", request_rate=2.0)
+    trace = read(tmp_path / "x.parquet", *battles, options=options)
+    assert trace.header.provenance.arrival_source == "drawn"
+    assert trace.header.duration_s == pytest.approx(20.0)  # 40 sessions of a turn at 2 req/s
+    assert trace.header.parameters["arrivals"] == "poisson"
+    assert Counter(request.adapter for request in trace.requests) == {"a": 20, "b": 20}
 
 
 def test_a_system_prompt_opens_the_first_prompt(tmp_path: Path) -> None:

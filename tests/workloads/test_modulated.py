@@ -76,6 +76,18 @@ def test_before_time_zero_a_ramp_has_its_first_rate() -> None:
     assert np.abs(counts - expected).max() < SIGMAS * math.sqrt(expected)
 
 
+@pytest.mark.parametrize("ramp", [(1, 3), (3, 1), (0, 1), (1, 0)])
+def test_what_comes_later_than_the_arrivals_has_the_line_and_the_rate(ramp: tuple[float, float]) -> None:
+    rate, end_s, lag_s, parts = 8.0, 1000.0, 100.0, 10
+    process = Ramp(*ramp, lag_s=lag_s)
+    times = [sample(process, seed, rate, -500.0, end_s) + lag_s for seed in SEEDS]
+    counts = sum(np.histogram(own, parts, (0, end_s))[0] for own in times)
+    middles = (np.arange(parts) + 0.5) / parts
+    expected = 2 * rate * (ramp[0] + (ramp[1] - ramp[0]) * middles) / sum(ramp) * end_s / parts * len(SEEDS)
+    assert np.all(np.abs(counts - expected) < SIGMAS * np.sqrt(expected) + 1)
+    assert all(own.max() < end_s + lag_s for own in times)
+
+
 def test_burstiness_applies_inside_bursts_and_ramps() -> None:
     # A ramp that does not rise is the renewal process itself: shape 0.25 is a gap CV of 2, inf a constant gap.
     for burstiness, cv in ((0.25, 2.0), (math.inf, 0.0)):

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from workloads.columns import trace_columns
 from workloads.formats import AdapterMapping, ReadOptions
 from workloads.load import load_trace
 from workloads.prefixes import infinite_cache_hits
 from workloads.registry import FORMATS
+from workloads.traps import repeated_session_warnings
 
 FOLDER = Path(os.environ.get("LIBRA_TRACES", Path(__file__).parents[2] / ".." / "shared" / "traces"))
 
@@ -51,6 +53,7 @@ def test_kv_cache_tester() -> None:
     assert len({request.session for request in trace.requests}) == 72
     # Turns of a session repeat nearly all of the one before.
     assert infinite_cache_hits(trace.requests, 64).rate > 0.9
+    assert "1 of 71 sessions" in repeated_session_warnings(trace_columns(trace.requests, 64))[0]
 
 
 def test_lmcache_agent() -> None:

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.workloads.builders import HEADER, row, write_rows
+from tests.workloads.builders import HEADER, row, trace_statistics, write_rows
 from workloads.demand import Demand
 from workloads.registry import WORKLOADS
-from workloads.statistics import trace_statistics
 from workloads.trace import read_trace
 
 

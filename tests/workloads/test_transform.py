@@ -7,10 +7,9 @@ import pytest
 
 from libra.errors import LibraError
 from libra.request import Segment
-from tests.workloads.builders import row, write_rows
+from tests.workloads.builders import row, trace_statistics, write_rows
 from workloads.demand import Demand
 from workloads.registry import WORKLOADS
-from workloads.statistics import trace_statistics
 from workloads.trace import Trace, read_trace
 from workloads.transform import cap_lengths, first_tokens, reshape, scale_rate, window
 

@@ -1,6 +1,5 @@
 """Every trap of the published traces warns on data that has it and is silent on data that lacks it."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +12,9 @@ from libra.spec import MODELS
 from tests.workloads.builders import mooncake_row, write_function_counts, write_mooncake
 from workloads.columns import trace_columns
 from workloads.demand import Demand
-from workloads.formats import ReadOptions
 from workloads.header import Provenance, TraceHeader
 from workloads.inspection import inspect_trace
-from workloads.load import convert_traces, load_trace
+from workloads.load import load_trace
 from workloads.popularity import parse_popularity
 from workloads.registry import WORKLOADS
 from workloads.trace import Trace
@@ -201,11 +199,3 @@ def test_a_popularity_that_is_not_what_it_is_called(spec: str, named: str, warns
 def test_names_that_mean_something_else_elsewhere_are_refused() -> None:
     with pytest.raises(LibraError, match="unknown popularity 'alpha'"):
         parse_popularity("alpha:1")
-
-
-def test_the_repeated_sessions_of_the_published_coding_traces() -> None:
-    folder = Path(os.environ.get("LIBRA_TRACES", Path(__file__).parents[2] / ".." / "shared" / "traces"))
-    if not folder.is_dir():
-        pytest.skip(f"no published traces in LIBRA_TRACES ({folder})")
-    trace = convert_traces([folder / "kv-cache-tester"], ReadOptions(), "kv-cache-tester")
-    assert "1 of 71 sessions" in repeated_session_warnings(trace_columns(trace.requests, 64))[0]
