@@ -22,6 +22,12 @@ def adapters_of(points: list[StepPoint]) -> list[AdapterSpec]:
     return [AdapterSpec(adapter_name(number, rank), rank, TARGET_MODULES) for number, rank in used]
 
 
+def load_anew(batch: StepBatch) -> None:
+    """Makes the adapters of ``batch`` other ones than those that were used last."""
+    for sequence in (*batch.decode, *(chunk.sequence for chunk in batch.prefill)):
+        sequence.adapter_generation += 1
+
+
 class BatchMaker:
     """Batches over a pool whose blocks hold anything: what a step takes does not depend on it.
 

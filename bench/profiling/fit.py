@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,12 @@ COEFFICIENTS = (
     "sequence_s",
     "context_token_s",
     "adapter_chunk_s",
+    "prefix_pair_s",
+    "mixed_s",
+    "adapter_mixed_s",
+    "adapter_first_s",
+    "adapter_first_byte_s",
+    "adapter_gather_byte_s",
 )
 RATES = ("flops_per_s", "memory_bytes_per_s")
 
@@ -62,24 +67,35 @@ class LineFit:
 
 
 def non_negative_least_squares(columns: FloatArray, target: FloatArray) -> FloatArray:
-    """The x >= 0 with the least ||columns x - target||, columns [points, unknowns] of 8 unknowns at most.
+    """The x >= 0 with the least ||columns x - target||, columns [points, unknowns].
 
-    It is the best of the plain solutions over all subsets of unknowns that are nowhere negative.
+    Lawson and Hanson, Solving Least Squares Problems, chapter 23: unknowns leave zero one at a time, the one that
+    promises most first; what a plain solution over those that have left would make negative goes back.
     """
     # To lengths of one: flops and bytes would drown seconds.
     scale = np.linalg.norm(columns, axis=0)
     unit = columns / np.where(scale > 0, scale, 1.0)
-    used = np.flatnonzero(scale > 0)
-    best, least = np.zeros(columns.shape[1]), float(target @ target)
-    for count in range(1, len(used) + 1):
-        for subset in map(list, combinations(used, count)):
-            solution = np.linalg.lstsq(unit[:, subset], target, rcond=None)[0]
-            error = float(((unit[:, subset] @ solution - target) ** 2).sum())
-            # Another unknown must earn its place, or rounding would choose among equals.
-            if (solution >= 0).all() and error < least * (1 - 1e-9):
-                best, least = np.zeros(columns.shape[1]), error
-                best[subset] = solution / scale[subset]
-    return best
+    found, is_free = np.zeros(columns.shape[1]), np.zeros(columns.shape[1], dtype=bool)
+    tolerance = 1e-10 * float(np.linalg.norm(target))
+    for _ in range(3 * len(found)):
+        promise = np.where(is_free | (scale == 0), 0.0, unit.T @ (target - unit @ found))
+        best = int(promise.argmax())
+        if promise[best] <= tolerance:
+            break
+        is_free[best] = True
+        while True:
+            plain = np.zeros(len(found))
+            plain[is_free] = np.linalg.lstsq(unit[:, is_free], target, rcond=None)[0]
+            below = is_free & (plain <= 0)
+            if not below.any():
+                break
+            # As far towards the plain solution as all of them stay at zero or above; those at zero go back.
+            ratios = np.where(below, found / np.where(below & (found > plain), found - plain, 1.0), np.inf)
+            found = np.where(is_free, found + ratios.min() * (plain - found), 0.0)
+            is_free &= ratios > ratios.min()
+            found[~is_free] = 0.0
+        found = plain
+    return found / np.where(scale > 0, scale, 1.0)
 
 
 def fit_steps(demands: Sequence[StepDemand], seconds: Sequence[float]) -> StepFit:
@@ -118,7 +134,7 @@ def fit_steps(demands: Sequence[StepDemand], seconds: Sequence[float]) -> StepFi
 
 def _columns(work: FloatArray, by_memory: npt.NDArray[np.bool_]) -> FloatArray:
     """Seconds per unit of each cost, in the order of COEFFICIENTS; a rate's cost is its inverse."""
-    flops, moved, adapter_flops, adapter_bytes, sequences, context, adapter_chunks = work.T
+    flops, moved, adapter_flops, adapter_bytes, sequences, context, *beyond = work.T
     return np.stack(
         [
             np.ones(len(work)),
@@ -127,7 +143,7 @@ def _columns(work: FloatArray, by_memory: npt.NDArray[np.bool_]) -> FloatArray:
             (adapter_bytes > 0).astype(float),
             sequences,
             context,
-            adapter_chunks,
+            *beyond,
         ],
         axis=1,
     )

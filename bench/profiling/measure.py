@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from bench.profiling.batches import BatchMaker
+from bench.profiling.batches import BatchMaker, load_anew
 from bench.profiling.copies import CopyTimer
 from bench.profiling.loop import loop_samples, loop_seconds
 from bench.profiling.points import StepPoint
@@ -54,7 +54,8 @@ def measure(
         samples = [Samples() for _ in points]
         found = Measurement(samples, loop_samples(), copies.samples, steps.caption, steps.fallback)
         jobs = [job(partial(steps.seconds, index), found.steps[index]) for index in range(len(points))]
-        jobs += [job(partial(loop_seconds, network.spec, one.size), one) for one in found.loop]
+        loop = partial(loop_seconds, steps.executor, network.spec, block_tokens)
+        jobs += [job(partial(loop, one.size), one) for one in found.loop]
         jobs += copies.jobs()
         generator, started_s = random.Random(0), time.perf_counter()
         while found.num_rounds < least_rounds or time.perf_counter() - started_s < budget_s:
@@ -68,7 +69,7 @@ def measure(
 
 
 class _StepTimer:
-    """Steps of the real engine's executor on a pool of its own."""
+    """Steps of the real engine's ``executor`` on a pool of its own."""
 
     def __init__(
         self,
@@ -81,17 +82,20 @@ class _StepTimer:
         arenas = Arenas(network.spec, block_tokens, maker.num_blocks, 1, network.dtype, device)
         specs = {spec.adapter_id: spec for spec in maker.adapters}
         self._clock = WallClock()
-        self._executor: Executor
+        self.executor: Executor
         if device is None:
-            self._executor = TorchExecutor(network, arenas.hbm, specs, block_tokens, self._clock)
+            self.executor = TorchExecutor(network, arenas.hbm, specs, block_tokens, self._clock)
             self.caption = f"measured on {CpuDevice().describe()}"
         else:
             config = EngineConfig(block_tokens=block_tokens)
-            self._executor = device_executor(network, arenas, specs, config, self._clock, device)
-            self.caption = self._executor.describe()
-        self.fallback = self._executor.fallback
+            self.executor = device_executor(network, arenas, specs, config, self._clock, device)
+            self.caption = self.executor.describe()
+        self.fallback = self.executor.fallback
         self._batches = [maker.make(point) for point in points]
+        self._first_use = [point.first_use for point in points]
 
     def seconds(self, index: int) -> float:
+        if self._first_use[index]:
+            load_anew(self._batches[index])
         started_s = self._clock.now()
-        return self._executor.execute(self._batches[index], 1, math.inf).step_ends[0] - started_s
+        return self.executor.execute(self._batches[index], 1, math.inf).step_ends[0] - started_s

@@ -26,10 +26,12 @@ class ChunkPoint:
 
 @dataclass(frozen=True)
 class StepPoint:
-    """A step to measure: any mixture of decoding sequences and chunks."""
+    """A step to measure: any mixture of decoding sequences and chunks. ``first_use``: of its adapters, since they were
+    loaded."""
 
     decode: tuple[DecodePoint, ...] = ()
     prefill: tuple[ChunkPoint, ...] = ()
+    first_use: bool = False
 
     @property
     def ranks(self) -> dict[int, int]:
@@ -62,6 +64,7 @@ class StepPoint:
             "prefix_tokens": sum(part.prefix for part in self.prefill),
             "adapters": len(self.ranks),
             "ranks": " ".join(map(str, ranks)),
+            "first_use": self.first_use,
         }
 
 
@@ -88,9 +91,9 @@ class PointScale:
 CPU_SCALE = PointScale(
     longest=1024,
     counts=(1, 2, 4, 8, 16),
-    contexts=(63, 511),
+    contexts=(63, 511, 1007),
     # Lengths as prompts have them: the engine computes them rounded up.
-    chunks=(8, 28, 60, 121, 249, 505),
+    chunks=(8, 28, 60, 121, 249, 505, 1009),
     prefixed=((28, 256), (121, 256), (28, 768), (121, 768)),
     mixtures=((2, 28), (2, 121), (8, 28), (8, 121), (5, 249)),
     mixed_context=255,
@@ -139,6 +142,10 @@ def _adapter_points(scale: PointScale) -> list[StepPoint]:
         points += [StepPoint(prefill=(ChunkPoint(tokens, 0, 0, rank),)) for tokens in scale.adapter_chunks]
         points += [StepPoint(prefill=tuple(ChunkPoint(32, 0, number, rank) for number in range(4)))]
         points += [StepPoint(_decode(some, context, some, rank).decode, (ChunkPoint(64, 0, some, rank),))]
+        points += [StepPoint(_decode(some, context, 1, rank).decode, (ChunkPoint(29, context, 0, rank),))]
+        for count in (1, 4):
+            chunks = tuple(ChunkPoint(32, 0, number, rank) for number in range(count))
+            points += [StepPoint(prefill=chunks, first_use=True)]
     return points
 
 

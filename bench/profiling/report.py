@@ -47,7 +47,8 @@ def build_profile(subject: Subject, points: Sequence[StepPoint], measured: Measu
     # Its rates play no part in what a step asks for.
     blank = datasheet_profile(DEVICES["h800"], subject.model, 1)
     counter = RooflineExecutor(VirtualClock(), blank, subject.model, maker.adapters)
-    steps = fit_steps([counter.demand(maker.make(point)) for point in points], [one.median_s for one in measured.steps])
+    demands = [counter.demand(maker.make(point), first_use=point.first_use) for point in points]
+    steps = fit_steps(demands, [one.median_s for one in measured.steps])
     loop = _fit_samples(measured.loop)
     lines = {direction.value: _fit_samples(samples) for direction, samples in measured.copies.items()}
     link = _fit_samples([*measured.copies[Direction.IN], *measured.copies[Direction.OUT]])
@@ -164,6 +165,12 @@ def _coefficients(profile: Profile) -> list[tuple[str, str]]:
         ("each adapter with a chunk", f"{compact(profile.adapter_chunk_s * 1e3)} ms"),
         ("each sequence", f"{compact(profile.sequence_s * 1e6)} us"),
         ("each token of context", f"{compact(profile.context_token_s * 1e6)} us"),
+        ("each 1,000 pairs with a prefix", f"{compact(profile.prefix_pair_s * 1e9)} us"),
+        ("decodes beside chunks", f"{compact(profile.mixed_s * 1e3)} ms"),
+        ("adapters in both", f"{compact(profile.adapter_mixed_s * 1e3)} ms"),
+        ("each MiB of a decode's adapter", f"{compact(profile.adapter_gather_byte_s * 2**20 * 1e3)} ms"),
+        ("first use of an adapter", f"{compact(profile.adapter_first_s * 1e3)} ms"),
+        ("each MiB of it", f"{compact(profile.adapter_first_byte_s * 2**20 * 1e3)} ms"),
     ]
     for name, line in links.items():
         rows.append((name, f"{rate(line['bytes_per_s'], 'GB/s')} after {compact(line['latency_s'] * 1e6)} us"))

@@ -20,7 +20,6 @@ from libra.spec import GIB, TARGET_MODULES, AdapterSpec, DeviceSpec, ModelSpec
 
 HBM_UTILIZATION = 0.9
 ACTIVATION_RESERVE_BYTES = 2 * GIB  # per GPU
-HOST_CACHE_BYTES = 256 * GIB  # the paper's machine
 
 
 @dataclass(frozen=True, slots=True)

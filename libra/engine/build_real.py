@@ -126,7 +126,9 @@ def build_real_engine(
     wall = WallClock()
     clock: Clock = wall if pace is None else VirtualClock()
     specs = {adapter_id: store[adapter_id] for adapter_id in adapter_ids}
-    copier, real = _parts(model, store, specs, sizes, config, clock, device, graphs)
+    # In virtual time the pace says when a step ends, and what it says of a step under way is all there is to know.
+    beside = pace is None and policy.admits == "at_any_time"
+    copier, real = _parts(model, store, specs, sizes, config, clock, device, graphs, beside)
     executor: Executor = real
     transfers: Link
     if pace is None:
@@ -149,15 +151,16 @@ def _parts(
     clock: Clock,
     device: Device | None,
     graphs: bool,
+    beside: bool,
 ) -> tuple[TierCopier, Executor]:
     """What copies and what computes, warmed up."""
     if device is not None:
         device.tidy()
     arenas = Arenas(model.spec, config.block_tokens, sizes.hbm_blocks, sizes.host_blocks, model.dtype, device)
     if device is not None:
-        executor = device_executor(model, arenas, specs, config, clock, device, graphs)
+        executor = device_executor(model, arenas, specs, config, clock, device, graphs, beside)
         return LaneCopier(arenas, store, device), executor
-    computing = TorchExecutor(model, arenas.hbm, specs, config.block_tokens, clock)
+    computing = TorchExecutor(model, arenas.hbm, specs, config.block_tokens, clock, beside=beside)
     if isinstance(clock, WallClock):
         computing.warm_up()
     return ArenaCopier(arenas, store), computing
@@ -171,9 +174,10 @@ def device_executor(
     clock: Clock,
     device: Device,
     graphs: bool = True,
+    beside: bool = False,
 ) -> DeviceExecutor:
-    """An executor over ``arenas``, warmed up. Where a kernel of the model's backend does not compile, it computes with
-    torch, says why in its ``fallback``, and warns.
+    """An executor over ``arenas``, warmed up; ``beside``: its ``while_busy`` is called. Where a kernel of the model's
+    backend does not compile, it computes with torch, says why in its ``fallback``, and warns.
 
     Raises LibraError when the device's memory does not suffice, naming the settings that need less of it.
     """
@@ -181,7 +185,15 @@ def device_executor(
 
     def make(network: LlamaModel, fallback: str | None) -> DeviceExecutor:
         executor = DeviceExecutor(
-            network, arenas.hbm, adapters, config.block_tokens, clock, device, buckets=buckets, fallback=fallback
+            network,
+            arenas.hbm,
+            adapters,
+            config.block_tokens,
+            clock,
+            device,
+            buckets=buckets,
+            fallback=fallback,
+            beside=beside,
         )
         executor.warm_up(config.max_num_batched_tokens)
         return executor

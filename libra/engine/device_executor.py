@@ -12,11 +12,12 @@ import torch
 
 from libra.clock import Clock
 from libra.engine.decode_graphs import DECODE_BUCKETS, DecodeGraphs, Output, greedy
-from libra.engine.device import Device
+from libra.engine.device import Device, Mark
 from libra.engine.executor import Executor, StepBatch, StepResult
 from libra.engine.line_fit import LineFit
 from libra.engine.sequence import Sequence
 from libra.engine.step_layout import StepLayout
+from libra.engine.step_thread import StepThread
 from libra.errors import LibraError
 from libra.kernels.attention import MAX_SPLITS, MIN_SPLIT_TOKENS
 from libra.model.attention import Span
@@ -47,9 +48,11 @@ class DeviceExecutor(Executor):
         *,
         buckets: Items[int] = DECODE_BUCKETS,
         fallback: str | None = None,
+        beside: bool = False,
         seed: int = 0,
     ) -> None:
-        """``fallback``: why ``model`` computes on another backend than was asked for.
+        """``fallback``: why ``model`` computes on another backend than was asked for. ``beside``: another thread waits
+        for the device, so that ``while_busy`` is called.
 
         Raises LibraError when the backend cannot run on this device, pool or model.
         """
@@ -63,6 +66,7 @@ class DeviceExecutor(Executor):
         self._layouts = {name: UnitLayout.of(spec, model.spec, block_tokens) for name, spec in adapters.items()}
         self._sampler = Sampler(seed)
         self._prefill_fit = LineFit()
+        self._thread = StepThread(clock) if beside else None
         self._plan_anew()
 
     @property
@@ -134,12 +138,19 @@ class DeviceExecutor(Executor):
             wanted = output.logits.index_select(0, self._device.upload(np.array(rows)))
             logits = self._device.host(tuple(wanted.shape), wanted.dtype)
             logits.copy_(wanted, non_blocking=True)
-        self._device.mark().wait()
+        self._await(self._device.mark())
         draws = [Draw(token, None) for token in best.tolist()]
         if logits is not None:
             for row, draw in zip(rows, self._sampler.sample(logits, [sequences[row] for row in rows]), strict=True):
                 draws[row] = draw
         return draws
+
+    def _await(self, end: Mark) -> None:
+        """Waits for a step's end."""
+        if self._thread is None or self.while_busy is None:
+            end.wait()
+        else:
+            self._thread.run(end.wait, self.while_busy)
 
     # ---- before and between steps ----------------------------------------------------------------------------------
 

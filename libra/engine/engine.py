@@ -10,7 +10,7 @@ from libra.cache.holding import AdapterInUse
 from libra.cache.manager import CacheManager
 from libra.clock import Clock
 from libra.engine.config import EngineConfig
-from libra.engine.executor import Executor, StepBatch, StepResult
+from libra.engine.executor import Executor, Rest, StepBatch, StepResult
 from libra.engine.link import Transfer
 from libra.engine.queueing_choice import choose_queueing
 from libra.engine.record import RequestRecord
@@ -50,8 +50,11 @@ class Engine:
         self._num_samples = 0
         # Requests of a replay that have not arrived yet: those that arrive while a step computes are taken from here.
         self.upcoming = Upcoming(())
+        # Submits what has arrived, and does nothing else: it is called while a step computes. Whoever replaces it rings
+        # the clock when something has.
+        self.submit_arrived: Callable[[], None] = self._submit_upcoming
         if manager.policy.admits == "at_any_time":
-            executor.while_busy = self._admit_until
+            executor.while_busy = self._admit_while_busy
 
     # ---- requests --------------------------------------------------------------------------------------------------
 
@@ -131,23 +134,30 @@ class Engine:
         batch = self.scheduler.schedule()
         if not batch:
             return False
+        before_s = self.clock.now()
         result = self.executor.execute(batch, self._max_steps(batch), min(next_arrival_s, self.next_event_s()))
         self.num_steps += len(result.step_ends)
+        before_s, end_s = [before_s, *result.step_ends][-2:]
+        self.scheduler.step_s = end_s - before_s
         self._commit(batch, result)
         return True
 
-    def _admit_until(self, end_s: float) -> None:
-        """Admits whoever can be while the device computes until ``end_s``: at each arrival and end of a transfer."""
-        while True:
-            transfer_s = self.manager.memory.link.next_completion_s()
-            event_s = min(self.upcoming.next_arrival_s, math.inf if transfer_s is None else transfer_s)
-            if event_s >= end_s:
-                return
-            self.clock.advance_to(event_s)
+    def _admit_while_busy(self, rest: Rest) -> None:
+        """Admits whoever can be until the step under way ends: at each arrival and end of a transfer."""
+        while rest(self._next_news_s()):
             self.manager.collect()
-            for request in self.upcoming.take(event_s):
-                self.submit(request)
+            self.submit_arrived()
             self.scheduler.admit_ahead()
+
+    def _next_news_s(self) -> float:
+        """The next arrival or end of a transfer, as far as they are known in advance."""
+        transfer_s = self.manager.memory.link.next_completion_s()
+        arrival_s = self.upcoming.next_arrival_s
+        return arrival_s if transfer_s is None else min(arrival_s, transfer_s)
+
+    def _submit_upcoming(self) -> None:
+        for request in self.upcoming.take(self.clock.now()):
+            self.submit(request)
 
     def _give_up_failed_loads(self) -> None:
         """Ends every request of an adapter that could not be read: none of them can go on without it."""
@@ -190,9 +200,11 @@ class Engine:
         if batch.prefill or not self.config.jump or not self.scheduler.is_settled(batch):
             return 1
         block_tokens = self.config.block_tokens
-        to_end = min([s.max_tokens - s.num_tokens for s in batch.decode])
-        to_full_block = min([len(s.block_table) * block_tokens - s.num_computed for s in batch.decode])
-        return 1 if any(s.may_stop for s in batch.decode) else min(to_end, to_full_block)
+        if True in [one.may_stop for one in batch.decode]:
+            return 1
+        to_end = min([one.max_tokens - one.num_tokens for one in batch.decode])
+        to_full_block = min([len(one.block_table) * block_tokens - one.num_computed for one in batch.decode])
+        return min(to_end, to_full_block)
 
     def _commit(self, batch: StepBatch, result: StepResult) -> None:
         """Books the computed tokens: appends, shares full blocks, ends what is complete."""

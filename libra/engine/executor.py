@@ -11,6 +11,9 @@ from libra.engine.sequence import Sequence, TokenLogprobs
 from libra.errors import LibraError
 from libra.spec import AdapterSpec
 
+# Rests until a time, or until a transfer ends or something arrives; False once the step under way has ended.
+Rest = Callable[[float], bool]
+
 
 class PrefillChunk(NamedTuple):
     """``num_tokens`` tokens of ``sequence`` from its ``num_computed`` on. The last chunk yields a token."""
@@ -54,12 +57,12 @@ class StepResult(NamedTuple):
 class Executor(ABC):
     """Computes steps. It reads sequences and blocks, writes KV, and never changes scheduler or cache state.
 
-    ``while_busy``, if set, is called with the time at which the step under way ends, before the executor waits for it;
-    meanwhile requests are admitted, which touches nothing that the step reads or writes. Executors that do not know the
-    time, or compute in the engine's own thread, need not call it.
+    ``while_busy``, if set, is called with a ``Rest`` once a step is under way, and returns when that has said that the
+    step has ended; meanwhile requests are admitted, which touches nothing that the step reads or writes. An executor
+    that computes in the engine's own thread cannot call it.
     """
 
-    while_busy: Callable[[float], None] | None = None
+    while_busy: Callable[[Rest], None] | None = None
 
     @abstractmethod
     def execute(self, batch: StepBatch, max_steps: int, until_s: float) -> StepResult:

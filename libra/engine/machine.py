@@ -3,9 +3,14 @@
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _MIB = 1 << 20
+# What glibc calls its settings (malloc.h), and from what size on it maps each allocation by itself.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _NUM_HEAPS = -1, -3, -8
+_MAPPED_BYTES, _MAPPED_CODE_BYTES = 32 * _MIB, 128 << 10
 
 
 # Products of one shape that oneDNN keeps compiled. Its own 1,024 hold every row count a server has ever met.
@@ -22,12 +27,26 @@ def steady_memory() -> None:
     elsewhere than on glibc the heap stays as it is.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_COMPILED_PRODUCTS))
+    _set_malloc(_MMAP_THRESHOLD, _MAPPED_BYTES)
+    _set_malloc(_TRIM_THRESHOLD, 512 * _MIB)
+    _set_malloc(_NUM_HEAPS, 1)
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """While products are compiled ahead: what oneDNN allocates is mapped by itself. Of the half megabyte that each
+    product reserves for its code it writes a few pages; in the heap the rest would be memory that others have used.
+    Afterwards it is as ``steady_memory`` has it."""
+    _set_malloc(_MMAP_THRESHOLD, _MAPPED_CODE_BYTES)
+    try:
+        yield
+    finally:
+        _set_malloc(_MMAP_THRESHOLD, _MAPPED_BYTES)
+
+
+def _set_malloc(setting: int, value: int) -> None:
     if platform.libc_ver()[0] == "glibc":
-        trim_threshold, mmap_threshold, num_heaps = -1, -3, -8
-        libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_threshold, 32 * _MIB)
-        libc.mallopt(trim_threshold, 512 * _MIB)
-        libc.mallopt(num_heaps, 1)
+        ctypes.CDLL(None).mallopt(setting, value)
 
 
 def processor_name() -> str:

@@ -25,7 +25,21 @@ CPU_HANDOVER_S = 1.23e-3
 
 _NO_COEFFICIENTS = ("name", "source", "r_squared", "model", "device", "tensor_parallel", "fit")
 # What a datasheet does not tell, left out of a profile's file while it is at its default.
-_MEASURED_ONLY = ("sequence_s", "context_token_s", "adapter_chunk_s", "model", "device", "tensor_parallel", "fit")
+_MEASURED_ONLY = (
+    "sequence_s",
+    "context_token_s",
+    "adapter_chunk_s",
+    "prefix_pair_s",
+    "mixed_s",
+    "adapter_mixed_s",
+    "adapter_first_s",
+    "adapter_first_byte_s",
+    "adapter_gather_byte_s",
+    "model",
+    "device",
+    "tensor_parallel",
+    "fit",
+)
 
 
 @dataclass(frozen=True)
@@ -34,9 +48,13 @@ class Profile:
 
     A step takes ``step_overhead_s + max(flops / flops_per_s, bytes / memory_bytes_per_s) + communication + adapters +
     beyond``. adapters = ``adapter_overhead_s`` if any is in the batch + their bytes / ``memory_bytes_per_s`` + their
-    flops / ``flops_per_s`` + ``adapter_chunk_s`` for each one with a prefill chunk. beyond = ``sequence_s`` for each
-    sequence + ``context_token_s`` for each token whose KV is read: what an engine spends beside the roofline. An
-    adapter's product on CPU cores takes its flops / ``cpu_adapter_flops_per_s`` and ``cpu_handover_s`` a layer.
+    flops / ``flops_per_s`` + ``adapter_chunk_s`` for each one with a prefill chunk + ``adapter_mixed_s`` if decoding
+    sequences and chunks both have some + ``adapter_gather_byte_s`` for each byte of each decoding sequence's own +
+    ``adapter_first_s`` and ``adapter_first_byte_s`` a byte for each that has not been used since it was loaded.
+    beyond = ``sequence_s`` for each sequence + ``context_token_s`` for each token whose KV is read + ``prefix_pair_s``
+    for each pair of a chunk's token and one before the chunk + ``mixed_s`` if there are both decoding sequences and
+    chunks: what an engine spends beside the roofline. An adapter's product on CPU cores takes its flops /
+    ``cpu_adapter_flops_per_s`` and ``cpu_handover_s`` a layer.
     ``source`` says how the coefficients were got and goes into every caption.
 
     A measured profile names the ``model`` (its shapes), the ``device`` and the degree of tensor parallelism it holds
@@ -61,6 +79,12 @@ class Profile:
     sequence_s: float = 0.0
     context_token_s: float = 0.0
     adapter_chunk_s: float = 0.0
+    prefix_pair_s: float = 0.0
+    mixed_s: float = 0.0
+    adapter_mixed_s: float = 0.0
+    adapter_first_s: float = 0.0
+    adapter_first_byte_s: float = 0.0
+    adapter_gather_byte_s: float = 0.0
     model: Mapping[str, Any] | None = None
     device: str | None = None
     tensor_parallel: int | None = None

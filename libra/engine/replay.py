@@ -10,8 +10,6 @@ from libra.engine.record import RequestRecord, RunResult
 from libra.engine.upcoming import Upcoming
 from libra.request import Request
 
-# How long a real engine with nothing to compute sleeps between looks at the link.
-POLL_S = 0.0005
 # An engine that leaves requests waiting for longer than this and its policy's patience, with nothing on the way that
 # could let one in, has lost them.
 STUCK_S = 10.0
@@ -55,8 +53,7 @@ def foretell(engine: Engine, requests: Sequence[Request], future: Foresight | No
 def _run(engine: Engine, upcoming: Upcoming, on_progress: Progress | None) -> None:
     idle_since_s = math.inf
     while upcoming or engine.scheduler.has_work:
-        for request in upcoming.take(engine.clock.now()):
-            engine.submit(request)
+        engine.submit_arrived()
         if engine.step(upcoming.next_arrival_s):
             idle_since_s = math.inf
         else:
@@ -84,12 +81,8 @@ def _idle_since(engine: Engine, since_s: float) -> float:
 
 
 def _wait(engine: Engine, next_arrival_s: float) -> None:
-    """Sleeps until something can change. Only a real link leaves its next completion unknown."""
-    link = engine.manager.memory.link
-    until_s = min(next_arrival_s, engine.next_event_s())
-    if link.pending() and link.next_completion_s() is None:
-        until_s = min(until_s, engine.clock.now() + POLL_S)
-    engine.clock.advance_to(until_s)
+    """Rests until something can change. A real link, whose next completion nobody knows, rings."""
+    engine.clock.rest_until(min(next_arrival_s, engine.next_event_s()))
 
 
 def _result(engine: Engine, seed: int, complete: bool, cancelled: list[RequestRecord]) -> RunResult:

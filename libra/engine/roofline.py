@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence as Items
+from functools import partial
 from typing import NamedTuple
 
 from libra.clock import Clock
@@ -15,8 +16,13 @@ ESTIMATED_CONTEXT = 512
 
 
 class StepDemand(NamedTuple):
-    """What a step asks of a device; ``Profile`` says what each of it costs. ``context_tokens``: those whose KV is
-    read; ``adapter_chunks``: distinct adapters among the prefill chunks."""
+    """What a step asks of a device; ``Profile`` says what each of it costs.
+
+    ``context_tokens``: those whose KV is read; ``prefix_pairs``: of a chunk's token and one before the chunk;
+    ``adapter_chunks``: distinct adapters among the prefill chunks; ``mixed`` and ``adapter_mixed``: 1 where there are
+    both chunks and decoding sequences, and both have adapters; ``first_uses`` of adapters since they were loaded, and
+    their bytes; ``gathered_bytes``: the adapters of all decoding sequences, each for itself.
+    """
 
     flops: float
     num_bytes: float
@@ -25,6 +31,12 @@ class StepDemand(NamedTuple):
     sequences: int
     context_tokens: float
     adapter_chunks: int = 0
+    prefix_pairs: float = 0.0
+    mixed: int = 0
+    adapter_mixed: int = 0
+    first_uses: int = 0
+    first_bytes: float = 0.0
+    gathered_bytes: float = 0.0
 
 
 class RooflineExecutor(Executor):
@@ -45,6 +57,12 @@ class RooflineExecutor(Executor):
         self._sample_flops = 2.0 * head
         self._attention_flops = 4.0 * model.num_layers * model.num_heads * model.head_dim
         self._kv_bytes = float(model.kv_bytes_per_token)
+        # The generation of each adapter that was used last, where the first use costs something. Loads count from 1.
+        self._used: dict[str | None, int] = {}
+        self._charges_first_use = bool(profile.adapter_first_s or profile.adapter_first_byte_s)
+        self._charges_chunks = bool(
+            profile.prefix_pair_s or profile.mixed_s or profile.adapter_mixed_s or profile.adapter_chunk_s
+        )
 
     def add_adapter(self, spec: AdapterSpec) -> None:
         self._adapter_bytes[spec.adapter_id] = spec.num_bytes(self._model)
@@ -52,18 +70,26 @@ class RooflineExecutor(Executor):
 
     def remove_adapter(self, adapter_id: str) -> None:
         del self._adapter_bytes[adapter_id], self._adapter_flops[adapter_id]
+        self._used.pop(adapter_id, None)
 
     def execute(self, batch: StepBatch, max_steps: int, until_s: float) -> StepResult:
         now_s = self._clock.now()
+        if self._charges_first_use:
+            now_s += self._first_use_seconds(batch)
         if batch.prefill:
             cold, seconds = self._cold_adapters(batch), self.seconds(batch)
             ends = [step_end_s(now_s, seconds, self._num_layers, cold) if cold else now_s + seconds]
         else:
             ends = self._decode_ends(batch, now_s, max_steps, until_s)
         if self.while_busy is not None:
-            self.while_busy(ends[-1])
+            self.while_busy(partial(self._rest, ends[-1]))
         self._clock.advance_to(ends[-1])
         return StepResult(ends, [])
+
+    def _rest(self, end_s: float, until_s: float) -> bool:
+        if until_s < end_s:
+            self._clock.advance_to(until_s)
+        return until_s < end_s
 
     def _decode_ends(self, batch: StepBatch, now_s: float, max_steps: int, until_s: float) -> list[float]:
         """When each of up to ``max_steps`` steps over ``batch`` ends, if none starts at or after ``until_s``."""
@@ -77,16 +103,47 @@ class RooflineExecutor(Executor):
         return ends
 
     def seconds(self, batch: StepBatch) -> float:
-        """What one step over ``batch`` takes when its adapters are in HBM. The clock stays where it is."""
+        """What one step over ``batch`` takes when its adapters are in HBM and have been used. The clock stays where it
+        is."""
         work = self._mixed_work(batch, _decode_context(batch))
         return self._step_seconds(*work) + self._adapter_seconds(batch)
 
-    def demand(self, batch: StepBatch) -> StepDemand:
-        """What one step over ``batch`` asks for: what a profile is fitted to."""
+    def demand(self, batch: StepBatch, *, first_use: bool = False) -> StepDemand:
+        """What one step over ``batch`` asks for: what a profile is fitted to. ``first_use``: of all its adapters."""
         tokens, samples, read, pairs, sequences = self._mixed_work(batch, _decode_context(batch))
         flops, moved = self._flops_and_bytes(tokens, samples, read, pairs)
-        adapter_flops, adapter_bytes = self._product_work(_tokens_by_adapter(batch))
-        return StepDemand(flops, moved, adapter_flops, adapter_bytes, sequences, read, _chunk_adapters(batch))
+        by_adapter = _tokens_by_adapter(batch)
+        adapter_flops, adapter_bytes = self._product_work(by_adapter)
+        first = [adapter for adapter in by_adapter if adapter is not None] if first_use else []
+        return StepDemand(
+            flops,
+            moved,
+            adapter_flops,
+            adapter_bytes,
+            sequences,
+            read,
+            _chunk_adapters(batch),
+            _prefix_pairs(batch),
+            bool(batch.decode and batch.prefill),
+            _adapter_mixed(batch),
+            len(first),
+            float(sum([self._adapter_bytes[adapter] for adapter in first])),
+            self._gathered_bytes(batch),
+        )
+
+    def _gathered_bytes(self, batch: StepBatch) -> float:
+        adapters = [sequence.request.adapter for sequence in batch.decode]
+        return float(sum([self._adapter_bytes[adapter] for adapter in adapters if adapter is not None]))
+
+    def _first_use_seconds(self, batch: StepBatch) -> float:
+        """What it takes to use the adapters of ``batch`` that have been loaded since they were used; now they have."""
+        seconds, profile = 0.0, self._profile
+        for sequence in (*batch.decode, *(chunk.sequence for chunk in batch.prefill)):
+            adapter, generation = sequence.adapter_id, sequence.adapter_generation
+            if adapter is not None and self._used.get(adapter, 0) != generation:
+                self._used[adapter] = generation
+                seconds += profile.adapter_first_s + self._adapter_bytes[adapter] * profile.adapter_first_byte_s
+        return seconds
 
     def _mixed_work(self, batch: StepBatch, decode_context: int) -> tuple[int, int, float, float, int]:
         """Tokens, samples, KV tokens read, attention pairs and sequences of prefill chunks and decodes together. A
@@ -127,8 +184,18 @@ class RooflineExecutor(Executor):
 
     def _adapter_seconds(self, batch: StepBatch) -> float:
         seconds = self._product_seconds(_tokens_by_adapter(batch))
-        if batch.prefill and self._profile.adapter_chunk_s:
-            seconds += _chunk_adapters(batch) * self._profile.adapter_chunk_s
+        if batch.prefill and self._charges_chunks:
+            seconds += self._chunk_seconds(batch)
+        if self._profile.adapter_gather_byte_s:
+            seconds += self._gathered_bytes(batch) * self._profile.adapter_gather_byte_s
+        return seconds
+
+    def _chunk_seconds(self, batch: StepBatch) -> float:
+        """What a step with chunks takes beside the roofline, over what one without them does."""
+        profile = self._profile
+        seconds = _chunk_adapters(batch) * profile.adapter_chunk_s + _prefix_pairs(batch) * profile.prefix_pair_s
+        if batch.decode:
+            seconds += profile.mixed_s + _adapter_mixed(batch) * profile.adapter_mixed_s
         return seconds
 
     def _product_seconds(self, tokens: dict[str | None, int]) -> float:
@@ -171,6 +238,15 @@ def _decode_context(batch: StepBatch) -> int:
 def _chunk_adapters(batch: StepBatch) -> int:
     """Distinct adapters among the prefill chunks."""
     return len({chunk.sequence.request.adapter for chunk in batch.prefill} - {None})
+
+
+def _prefix_pairs(batch: StepBatch) -> float:
+    return float(sum([chunk.num_tokens * chunk.sequence.num_computed for chunk in batch.prefill]))
+
+
+def _adapter_mixed(batch: StepBatch) -> bool:
+    """Whether both decoding sequences and chunks have adapters."""
+    return _chunk_adapters(batch) > 0 and any(one.request.adapter is not None for one in batch.decode)
 
 
 def _tokens_by_adapter(batch: StepBatch) -> dict[str | None, int]:

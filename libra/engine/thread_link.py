@@ -16,7 +16,7 @@ _FIRST_GUESS_BYTES_PER_S = {Direction.IN: 5e9, Direction.OUT: 5e9, Direction.DIS
 
 class ThreadLink(Link):
     """Real copies: a thread per direction calls ``copier``; demand before prefetch, first come first served within. A
-    copier that only begins copies is kept supplied, so that nothing idles between them.
+    copier that only begins copies is kept supplied, so that nothing idles between them. The clock rings at every end.
 
     ``gbps`` is the bandwidth of each direction between host and HBM, and ``disk_gbps`` that from disk, in GB/s (1e9
     bytes a second, not bits): a transfer takes at least bytes / bandwidth, the rest being slept. None does not slow.
@@ -183,6 +183,7 @@ class _Channel(threading.Thread):
             transfer.finished_s = self._clock.now()
             self._shared.finished.append(transfer)
             self._shared.changed.notify_all()
+        self._clock.ring()
 
 
 def _not_begun() -> None:

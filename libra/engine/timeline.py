@@ -3,8 +3,8 @@
 import numpy as np
 
 from libra.cache.manager import CacheManager
-from libra.cache.policy import Indices
-from libra.cache.tree import LEAVING, LOADING, PRESENT, Mask
+from libra.cache.memory import KV
+from libra.cache.tree import LOADING, PRESENT
 
 COLUMNS = (
     "time_s",
@@ -37,33 +37,31 @@ class Timeline:
         """The state at ``now_s``. ``invalid_blocks`` are history KV in HBM without their adapter or prefix."""
         memory = self._manager.memory
         tree = memory.tree
-        nodes = np.flatnonzero(tree.hbm)  # all but the absent: most nodes are on the host
-        state, size = tree.hbm[nodes], tree.size[nodes]
-        is_adapter, pinned = tree.is_adapter[nodes], tree.pins[nodes] > 0
-        present, loading = state == PRESENT, state == LOADING
-        history = present & ~is_adapter & ~pinned
-        private = sum(holding.num_private for holding in self._manager.holdings.values())
+        adapters = np.fromiter(tree.adapter_ids, np.intp, len(tree.adapter_ids))
+        states = tree.hbm[adapters]
+        in_adapters = int(tree.size[adapters[(states == PRESENT) | (states == LOADING)]].sum())
+        history = tree.evictable_blocks[KV]
+        loading = sum(not tree.is_adapter[node] for node in memory.loading)
+        in_flight = sum(tree.leaving_blocks) + loading
+        free = memory.hbm.num_free
         values = (
             now_s,
-            size[(present | loading) & is_adapter].sum(),
-            size[history].sum(),
-            size[present & ~is_adapter & pinned].sum() + private,
-            size[(state == LEAVING) | (loading & ~is_adapter)].sum(),
-            memory.hbm.num_free,
+            in_adapters,
+            history,
+            memory.hbm.num_blocks - free - in_adapters - history - in_flight,
+            in_flight,
+            free,
             memory.host.num_blocks - memory.host.num_free,
-            size[history & ~self._usable(nodes)].sum(),
+            self._invalid_blocks(),
             tree.adapters_in_hbm,
             waiting,
             running,
         )
-        return {name: float(np.asarray(value)) for name, value in zip(COLUMNS, values, strict=True)}
+        return {name: float(value) for name, value in zip(COLUMNS, values, strict=True)}
 
-    def _usable(self, nodes: Indices) -> Mask:
-        """Which of ``nodes``, that are in HBM, can be used where they are. Under the dependency rule a parent in HBM is
-        enough, since the same is asked of the parent; otherwise the whole path is looked at."""
+    def _invalid_blocks(self) -> int:
+        """History KV that is of no use where it is. The dependency rule leaves none (invariant 1)."""
         tree = self._manager.memory.tree
-        if not self._manager.policy.dependency:
-            return tree.usable_in_hbm()[nodes]
-        parents = tree.hbm[tree.parent[nodes]]  # the root is always present
-        usable: Mask = (parents == PRESENT) | (parents == LOADING)
-        return usable
+        if self._manager.policy.dependency:
+            return 0
+        return int(np.count_nonzero(tree.unpinned_in_hbm() & ~tree.is_adapter & ~tree.usable_in_hbm()))

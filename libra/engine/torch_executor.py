@@ -1,37 +1,47 @@
 """Computes steps on the CPU with torch: real weights, real KV in the HBM arena, any mixture of adapters."""
 
-from collections.abc import Mapping
-from itertools import groupby
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import compress, groupby
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from libra.clock import Clock
-from libra.engine.executor import Executor, PrefillChunk, StepBatch, StepResult
+from libra.engine.executor import Executor, PrefillChunk, Rest, StepBatch, StepResult
 from libra.engine.line_fit import LineFit
-from libra.engine.machine import processor_name
+from libra.engine.machine import compiling, processor_name
 from libra.engine.sequence import Sequence
+from libra.engine.step_thread import StepThread
 from libra.errors import LibraError
 from libra.model.attention import Span
 from libra.model.backend import AdapterUse
-from libra.model.bank import AdapterBank, StitchedAdapter
+from libra.model.bank import AdapterBank, Place
 from libra.model.linear import can_prepack, padded_rows
 from libra.model.llama import LlamaModel, StepInputs
 from libra.model.lora import ActiveAdapters, GatheredAdapters, Segment, module_groups
 from libra.model.packing import UnitLayout, gather_units
 from libra.model.paged_kv import PagedKV
-from libra.model.sampler import Sampler
-from libra.model.stitched import Bag, StitchedAdapters
+from libra.model.sampler import Draw, Sampler
+from libra.model.stitched import Bag, StitchedAdapters, bags_for
 from libra.spec import AdapterSpec
 
-# What compiling products ahead may take when an engine starts.
-_WARM_UP_S = 1.5
+T = TypeVar("T")
+Rows = np.typing.NDArray[np.int64]
+
+# What compiling products ahead may take when an engine starts, and up to how many rows: prompts rarely have more.
+_WARM_UP_S = 3.0
+_COMPILED_ROWS = 512
+# Batches whose bags are kept, a few hundred kilobytes each.
+_REMEMBERED_BAGS = 16
 
 
 class TorchExecutor(Executor):
     """One forward pass per step over ``hbm`` [num_blocks, block_elems], which it shares with the copier.
 
     ``stitch`` False is the plain twin: adapters are gathered from the pool in every step (see libra.model.stitched).
+    ``beside``: it computes in a thread of its own, so that ``while_busy`` is called.
     """
 
     def __init__(
@@ -43,6 +53,7 @@ class TorchExecutor(Executor):
         clock: Clock,
         *,
         stitch: bool = True,
+        beside: bool = False,
         seed: int = 0,
     ) -> None:
         self._model = model
@@ -54,9 +65,10 @@ class TorchExecutor(Executor):
         stitch = stitch and not self._planner.reads_adapters
         self._bank = AdapterBank(model.spec, self._layouts, model.dtype) if stitch else None
         self._pads = hbm.device.type == "cpu" and not self._planner.reads_adapters and can_prepack(model.dtype)
-        self._bags: tuple[object, list[Bag] | None] = (None, None)
+        self._bags: dict[tuple[Place | None, ...], list[Bag | None]] = {}
         self._sampler = Sampler(seed)
         self._prefill_fit = LineFit()
+        self._thread = StepThread(clock) if beside else None
 
     def execute(self, batch: StepBatch, max_steps: int, until_s: float) -> StepResult:
         """Computes one step, whatever ``max_steps``. Raises LibraError for a context beyond the model's limit."""
@@ -65,8 +77,8 @@ class TorchExecutor(Executor):
         decode = sorted(batch.decode, key=lambda sequence: sequence.num_computed)
         chunks = sorted(batch.prefill, key=lambda chunk: chunk.sequence.adapter_id or "")
         yielding = [*decode, *(chunk.sequence for chunk in chunks if chunk.is_last)]
-        logits = self._forward(decode, chunks)
-        sampled = dict(zip(yielding, self._sampler.sample(logits, yielding), strict=True))
+        draws = self._run(partial(self._draw, decode, chunks, yielding), self.while_busy)
+        sampled = dict(zip(yielding, draws, strict=True))
         ended_s = self._clock.now()
         if chunks:
             num_tokens = len(decode) + sum(chunk.num_tokens for chunk in chunks)
@@ -75,6 +87,12 @@ class TorchExecutor(Executor):
         drawn = [sampled[sequence] for sequence in callers_order]
         asked = any(sequence.sampling.logprobs is not None for sequence in yielding)
         return StepResult([ended_s], [one.token for one in drawn], [one.logprobs for one in drawn] if asked else ())
+
+    def _run(self, work: Callable[[], T], while_busy: Callable[[Rest], None] | None = None) -> T:
+        return work() if self._thread is None else self._thread.run(work, while_busy)
+
+    def _draw(self, decode: list[Sequence], chunks: list[PrefillChunk], yielding: list[Sequence]) -> list[Draw]:
+        return self._sampler.sample(self._forward(decode, chunks), yielding)
 
     def prefill_seconds(self, num_tokens: int) -> float:
         """From a line fitted to the steps measured so far; see ``warm_up``."""
@@ -98,23 +116,32 @@ class TorchExecutor(Executor):
         """Tells that ``adapter_id`` left HBM, so that its stitched copy may go. Optional: generations tell as well."""
         if self._bank is not None:
             self._bank.forget(adapter_id)
+            self._bags.clear()
 
     def warm_up(self, num_tokens: int = 256) -> None:
         """Computes prompts of several lengths, so that the first steps that count are not the slow first ones and
         ``prefill_seconds`` has something to stand on. Overwrites the pool's first blocks: call it before the engine
         starts. Lengths are cut to what fits the pool and the model.
         """
+        self._run(partial(self._warm_up, num_tokens))
+
+    def _warm_up(self, num_tokens: int) -> None:
         if self._pads:
-            # Every size of step that a decode or a short prompt has, as far as the time allows.
-            begun_s = self._clock.now()
-            for count in sorted({padded_rows(count) for count in range(1, num_tokens)}):
-                if self._clock.now() - begun_s < _WARM_UP_S:
-                    self._time_prompt(count)
+            self._compile_products()
         for is_warm in (False, True):
             for count in (num_tokens, num_tokens // 4, 1):
                 num_computed, seconds = self._time_prompt(count)
                 if is_warm:
                     self._prefill_fit.add(num_computed, seconds)
+
+    def _compile_products(self) -> None:
+        """As far as the time allows. What is compiled later costs the step that needs it first, and half a megabyte of
+        the heap each, so that a server would grow as long as it meets new sizes of steps."""
+        begun_s = self._clock.now()
+        with compiling():
+            for count in sorted({padded_rows(count) for count in range(1, _COMPILED_ROWS + 1)}):
+                if self._clock.now() - begun_s < _WARM_UP_S:
+                    self._model.multiply_each(count)
 
     def _time_prompt(self, num_tokens: int) -> tuple[int, float]:
         """Computes a prompt in the pool's first blocks: how many tokens fit pool and model, and the seconds."""
@@ -142,8 +169,8 @@ class TorchExecutor(Executor):
         self,
         decode: list[Span],
         prefill: list[Span],
-        tokens: np.typing.NDArray[np.int64],
-        output_rows: np.typing.NDArray[np.int64],
+        tokens: Rows,
+        output_rows: Rows,
         use: AdapterUse | None = None,
         adapters: ActiveAdapters | None = None,
     ) -> torch.Tensor:
@@ -153,14 +180,19 @@ class TorchExecutor(Executor):
         if max(span.end for span in spans) > limit:
             raise LibraError(f"a context beyond the {limit} tokens of {self._model.spec.name}; send shorter requests")
         positions = np.concatenate([np.arange(span.start, span.end) for span in spans])
+        computed_rows = output_rows
         if self._pads:
             padding = np.zeros(padded_rows(len(tokens)) - len(tokens), dtype=np.int64)
             tokens, positions = np.concatenate((tokens, padding)), np.concatenate((positions, padding))
+            computed_rows = _padded_outputs(output_rows, len(tokens))
         plan = self._planner.plan(decode, prefill, use)
         step = StepInputs(
-            torch.from_numpy(tokens), torch.from_numpy(positions), torch.from_numpy(output_rows), plan.attention
+            torch.from_numpy(tokens), torch.from_numpy(positions), torch.from_numpy(computed_rows), plan.attention
         )
-        return self._model.forward(step, self._kv, adapters or plan.adapters)
+        logits = self._model.forward(step, self._kv, adapters or plan.adapters)
+        if np.array_equal(computed_rows[: len(output_rows)], output_rows):
+            return logits[: len(output_rows)]
+        return logits.index_select(0, torch.from_numpy(output_rows))
 
     def _adapter_use(self, decode: list[Sequence], chunks: list[PrefillChunk]) -> AdapterUse | None:
         sequences = [*decode, *(chunk.sequence for chunk in chunks)]
@@ -181,20 +213,32 @@ class TorchExecutor(Executor):
         sequences = [*decode, *(chunk.sequence for chunk in chunks)]
         used = {s.adapter_id: (s.adapter_generation, s.adapter_blocks) for s in sequences if s.adapter_id is not None}
         entries = self._bank.stitch(self._hbm, used)
-        owners = [None if s.adapter_id is None else entries[s.adapter_id] for s in decode]
-        return StitchedAdapters(
-            self._bank, entries, self._decode_bags(self._bank, owners), len(decode), use.segments[len(decode) :]
-        )
+        places = [None if s.adapter_id is None else entries[s.adapter_id].place for s in sequences]
+        is_output = [True] * len(decode) + [chunk.is_last for chunk in chunks]
+        output_places = list(compress(places, is_output))
+        outputs = StitchedAdapters(self._bank, self._bags_at(self._bank, output_places), len(output_places))
+        if not chunks:
+            return outputs
+        bags = self._bags_at(self._bank, places[: len(decode)])
+        return StitchedAdapters(self._bank, bags, len(decode), use.segments[len(decode) :], entries, outputs)
 
-    def _decode_bags(self, bank: AdapterBank, owners: list[StitchedAdapter | None]) -> list[Bag] | None:
-        """The bags of each group, None when no sequence has an adapter. Decode batches stay the same for many steps,
-        and with them the bags."""
-        key = (bank.capacity, [None if owner is None else (owner.start, owner.rank) for owner in owners])
-        if self._bags[0] != key:
-            distinct = {group.pieces for group in bank.groups} if any(owners) else set()
-            made = {pieces: Bag(owners, pieces, bank.capacity) for pieces in distinct}
-            self._bags = (key, [made[group.pieces] for group in bank.groups] if made else None)
-        return self._bags[1]
+    def _bags_at(self, bank: AdapterBank, places: list[Place | None]) -> list[Bag | None]:
+        """``bags_for``, remembered: a decode batch stays the same for many steps."""
+        key = tuple(places)
+        if key not in self._bags:
+            if len(self._bags) >= _REMEMBERED_BAGS:
+                self._bags.clear()
+            self._bags[key] = bags_for(bank.groups, places)
+        return self._bags[key]
+
+
+def _padded_outputs(output_rows: Rows, num_tokens: int) -> Rows:
+    """``output_rows`` of a step of ``num_tokens``, the last one repeated up to ``padded_rows``; all rows where that
+    makes as many as there are tokens."""
+    num_rows = padded_rows(len(output_rows))
+    if num_rows >= num_tokens:
+        return np.arange(num_tokens)
+    return np.pad(output_rows, (0, num_rows - len(output_rows)), mode="edge")
 
 
 def _segments(chunks: list[PrefillChunk], start: int) -> list[Segment]:

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.cli import app
-from bench.profiling.batches import BatchMaker
+from bench.profiling.batches import BatchMaker, load_anew
 from bench.profiling.fit import UNBOUND, Quality, fit_line, fit_steps, non_negative_least_squares
 from bench.profiling.points import CPU_SCALE, GPU_SCALE, KINDS, PointScale, StepPoint, step_points
 from libra.clock import VirtualClock
@@ -35,7 +35,20 @@ PLANTED = {
     "sequence_s": 3e-4,
     "context_token_s": 5e-6,
     "adapter_chunk_s": 1e-3,
+    "prefix_pair_s": 1e-7,
+    "mixed_s": 8e-4,
+    "adapter_mixed_s": 1.5e-3,
+    "adapter_first_s": 2e-3,
+    "adapter_first_byte_s": 5e-10,
+    "adapter_gather_byte_s": 1e-10,
 }
+
+
+def batch_of(maker: BatchMaker, point: StepPoint) -> StepBatch:
+    batch = maker.make(point)
+    if point.first_use:
+        load_anew(batch)
+    return batch
 
 
 def planted_steps(noise: float, points: list[StepPoint] | None = None) -> tuple[list[StepDemand], list[float]]:
@@ -47,8 +60,8 @@ def planted_steps(noise: float, points: list[StepPoint] | None = None) -> tuple[
     for point in points:
         clock = VirtualClock()
         roofline = RooflineExecutor(clock, replace(PROFILE, **PLANTED), MODEL, maker.adapters)
-        roofline.execute(maker.make(point), 1, 0.0)
-        demands.append(roofline.demand(maker.make(point)))
+        roofline.execute(batch_of(maker, point), 1, 0.0)
+        demands.append(roofline.demand(maker.make(point), first_use=point.first_use))
         seconds.append(clock.now() * (1 + noise * generator.standard_normal()))
     return demands, seconds
 
@@ -80,12 +93,12 @@ def test_the_fit_says_what_the_simulator_says() -> None:
     for point, fitted in zip(points, fit.seconds, strict=True):
         clock = VirtualClock()
         roofline = RooflineExecutor(clock, replace(PROFILE, **fit.coefficients), MODEL, maker.adapters)
-        roofline.execute(maker.make(point), 1, 0.0)
+        roofline.execute(batch_of(maker, point), 1, 0.0)
         assert clock.now() == pytest.approx(fitted, rel=1e-9)
 
 
 def test_what_never_binds_is_unbound_and_nothing_is_negative() -> None:
-    demands = [StepDemand(1e9 * n, 1e6, 0.0, 0.0, n, 10.0 * n) for n in range(1, 12)]
+    demands = [StepDemand(1e9 * n, 1e6, 0.0, 0.0, n, 10.0 * n) for n in range(1, 15)]
     fit = fit_steps(demands, [0.01 + 1e-12 * demand.flops - 1e-5 * demand.sequences for demand in demands])
     assert fit.coefficients["sequence_s"] == 0.0
     assert min(fit.coefficients.values()) >= 0.0
@@ -223,7 +236,7 @@ def test_the_command_measures_fits_and_writes_a_profile(tiny_model: "TinyModel",
     maker = BatchMaker(tiny_model.spec, 32, points)
     for point, row in zip(points, fit["steps"], strict=True):
         clock = VirtualClock()
-        RooflineExecutor(clock, profile, tiny_model.spec, maker.adapters).execute(maker.make(point), 1, 0.0)
+        RooflineExecutor(clock, profile, tiny_model.spec, maker.adapters).execute(batch_of(maker, point), 1, 0.0)
         loop_s = fit["loop"]["step_s"] + fit["loop"]["sequence_s"] * (row["decode"] + row["chunks"])
         assert clock.now() == pytest.approx(row["fitted_s"] + loop_s, rel=1e-9)
 

@@ -78,6 +78,32 @@ def test_each_distinct_adapter_is_read_once_and_multiplied_per_token() -> None:
     assert mixed - plain == pytest.approx(1e-3 + (1792 + 3584) / 1e9 + flops / 2e9)
 
 
+def test_the_first_use_of_an_adapter_since_its_load_costs_its_copy() -> None:
+    clock, roofline = executor(adapter_first_s=0.5, adapter_first_byte_s=1e-6)
+    num_bytes = adapters(1, 2)[1].num_bytes(TINY)
+    sequence = decoding(7, "a1")
+    took = []
+    for generation in (1, 1, 2):
+        sequence.adapter_generation = generation
+        before_s = clock.now()
+        roofline.execute(StepBatch(decode=[sequence, decoding(7)]), 1, math.inf)
+        took.append(clock.now() - before_s)
+    assert took[0] - took[1] == pytest.approx(0.5 + 1e-6 * num_bytes)
+    assert took[2] == pytest.approx(took[0])
+
+
+def test_what_chunks_cost_beside_decodes_and_behind_a_prefix() -> None:
+    behind = sequence_of(request(1, [1] * 20, [1], "a0"))
+    behind.num_computed = 6
+    chunk = PrefillChunk(behind, 5)
+    costs = {"prefix_pair_s": 0.1, "mixed_s": 2.0, "adapter_mixed_s": 30.0}
+    for decode, extra_s in (([], 0.0), ([decoding(7)], 2.0), ([decoding(7, "a1")], 32.0)):
+        batch = StepBatch(decode, [chunk])
+        assert seconds(batch, **costs) - seconds(batch) == pytest.approx(5 * 6 * 0.1 + extra_s)
+    alone = StepBatch([decoding(7, "a1")])
+    assert seconds(alone, **costs) == seconds(alone)
+
+
 def test_the_base_model_pays_nothing_for_adapters() -> None:
     assert seconds(StepBatch(decode=[decoding(7)])) < seconds(StepBatch(decode=[decoding(7, "a0")])) - 9e-4
 

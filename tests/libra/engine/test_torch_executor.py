@@ -1,5 +1,6 @@
 """The CPU engine computes what transformers and peft compute, in any mixture and however it goes about it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from libra.engine.executor import PrefillChunk, StepBatch
 from libra.engine.sequence import SamplingParams
 from libra.errors import LibraError
+from libra.model.linear import LinearMap, padded_rows
+from libra.model.llama import LlamaModel
 from tests.libra.engine.torch_driver import Driver
 from tests.libra.model.directories import Tensors, copy_of, edit_json, edit_tensors
 from tests.libra.model.reference import greedy_tokens
@@ -174,3 +177,46 @@ def test_warm_up_gives_prefill_a_price(tiny_model: TinyModel) -> None:
     assert 0 < driver.executor.prefill_seconds(1) <= driver.executor.prefill_seconds(256)
     assert driver.executor.describe().startswith("measured on cpu (")
     assert f"{torch.get_num_threads()} threads, float32)" in driver.executor.describe()
+
+
+def watch_rows(model: LlamaModel) -> set[int]:
+    """The row counts of all products with weights from now on. Mutates ``model``."""
+    seen: set[int] = set()
+
+    def watched(product: LinearMap) -> LinearMap:
+        def multiply(x: torch.Tensor) -> torch.Tensor:
+            seen.add(len(x))
+            return product(x)
+
+        return multiply
+
+    model._layers = [
+        replace(
+            layer,
+            qkv=watched(layer.qkv),
+            output=watched(layer.output),
+            gate_up=watched(layer.gate_up),
+            down=watched(layer.down),
+        )
+        for layer in model._layers
+    ]
+    model._head = watched(model._head)
+    return seen
+
+
+def test_products_have_few_row_counts_whatever_the_batch(tiny_model: TinyModel) -> None:
+    driver = Driver.make(tiny_model)
+    seen = watch_rows(driver.executor._model)
+    # Two more join in every step, until 22 decode together; then they end two by two.
+    users = [None, *tiny_model.adapters]
+    prompts = random_prompts([3] * 22, tiny_model.spec.vocab_size)
+    driver.run([driver.sequence(text, 20, users[i % len(users)]) for i, text in enumerate(prompts)], chunk_tokens=4)
+    assert seen == {padded_rows(count) for count in seen}
+    assert {2, 16, 24} <= seen
+
+
+def test_warm_up_compiles_every_product_of_a_short_step(tiny_model: TinyModel) -> None:
+    driver = Driver.make(tiny_model)
+    seen = watch_rows(driver.executor._model)
+    driver.executor.warm_up(64)
+    assert seen == {padded_rows(count) for count in range(1, 513)}
