@@ -1,6 +1,6 @@
 """One implementation of one kernel at one shape: how to run it, what it must compute, what it must move."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -79,5 +79,3 @@ TINY = Scale(
     prefill=((9, 0), (7, 20)),
     tokens=(3,),
 )
-
-CaseSource = Callable[[Scale, torch.dtype, torch.device], Iterator[Case]]

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from bench.cli import main
 from bench.patience import HopelessRun, Patience, hopeless_factor
-from bench.peak import DOUBLINGS, Peak, PeakRule, PeakSearch, find_peak, highest_step, plan_searches
+from bench.peak import DOUBLINGS, Peak, PeakRule, PeakSearch, Probe, find_peak, highest_step, plan_searches
+from bench.peak_table import peak_table
 from bench.settings import BenchSettings
 from bench.slo import Objectives
 from bench.statistics import Estimate, estimate
@@ -169,6 +171,18 @@ def test_the_command_prints_a_table_and_leaves_its_files(capsys: pytest.CaptureF
         rows = {row["policy"]: float(row["peak_load_rps"]) for row in csv.DictReader(file)}
     assert rows == {name: entry["peak_load_rps"] for name, entry in line["policies"].items()}
     assert json.loads((tmp_path / "peak" / "meta.json").read_text())["study"] == "peak"
+
+
+def test_two_objectives_fit_into_80_columns() -> None:
+    means = {"ttft": Estimate(412.3, 399.0, 425.6), "tpot": Estimate(21.4, 20.1, 22.7)}
+    probe = Probe("vllm-offload", 23.5, (0, 1), means, 0, meets=True)
+    search = PeakSearch(SMALL, PeakRule(Objectives(ttft=500.0, tpot=50.0)), "vllm-offload", 4.0)
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(peak_table([Peak("vllm-offload", 23.5, 24.7, (probe,))], search, "Peak load"))
+    row = next(line for line in capture.get().splitlines() if line.startswith("vllm-offload"))
+    assert row.split() == ["vllm-offload", "23.5", "24.7", "1.00x", "412", "±13", "21.4", "±1.3", "1", "0"]
+    assert "…" not in capture.get()
 
 
 @pytest.mark.parametrize(
