@@ -15,7 +15,7 @@ from libra.spec import DEVICES, MODELS, AdapterSpec, ModelSpec
 from workloads.adapters import assign_ranks
 from workloads.trace import Trace
 
-OPENMP_SPIN_COUNT = "4000"
+OPENMP_SPIN_COUNT = "20000"
 
 
 class Platform(ABC):
