@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -95,7 +96,8 @@ class ArenaCopier(TierCopier):
         self._fill(self._host, adapter_id, host_blocks)
 
     def _fill(self, target: Bytes, adapter_id: str | None, blocks: Items[int]) -> None:
-        packed = _packed(self._adapters, adapter_id).view(torch.uint8).numpy()
+        with _one_thread():
+            packed = _packed(self._adapters, adapter_id).view(torch.uint8).numpy()
         for block, content in zip(blocks, packed, strict=True):
             target[block] = content
 
@@ -152,6 +154,19 @@ def _packed(adapters: AdapterWeights, adapter_id: str | None) -> torch.Tensor:
     if adapter_id is None:
         raise ValueError("a transfer from disk must name its adapter")
     return adapters.packed(adapter_id)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keeps torch from starting a team of OpenMP threads for this thread. While a second team is alive, OpenMP takes
+    the machine for overcommitted: every team, the engine's as well, sleeps at its barriers, and steps take up to twice
+    as long."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def _as_bytes(tensor: torch.Tensor) -> Bytes:

@@ -87,6 +87,27 @@ def test_an_adapter_gone_from_disk_is_named(tiny_model: TinyModel, tmp_path: Pat
         ArenaCopier(arenas, store).copy(Transfer(Direction.DISK, [1], [0], [], 0, adapter_id=spec.adapter_id))
 
 
+def test_reading_an_adapter_starts_no_second_team_of_threads(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, store, copier = make(tiny_model)
+    adapter_id = next(iter(store))
+    packed, seen = store.packed(adapter_id), []
+
+    def read(_: str) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        return packed
+
+    monkeypatch.setattr(store, "packed", read)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        copier.copy(Transfer(Direction.DISK, [1], list(range(len(packed))), [], 0, adapter_id=adapter_id))
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_blocks_survive_a_link_of_lanes_in_both_directions_at_once(tiny_model: TinyModel) -> None:
     arenas, _, copier = make(tiny_model, lanes=True)
     generator = torch.Generator().manual_seed(2)
