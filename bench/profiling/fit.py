@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from libra.engine.profile import BESIDE_ROOFLINE
 from libra.engine.roofline import StepDemand
 from libra.errors import LibraError
 
@@ -13,21 +14,7 @@ FloatArray = npt.NDArray[np.float64]
 
 # A rate that no measured point was bound by, in flops or bytes per second.
 UNBOUND = 1e18
-COEFFICIENTS = (
-    "step_overhead_s",
-    "flops_per_s",
-    "memory_bytes_per_s",
-    "adapter_overhead_s",
-    "sequence_s",
-    "context_token_s",
-    "adapter_chunk_s",
-    "prefix_pair_s",
-    "mixed_s",
-    "adapter_mixed_s",
-    "adapter_first_s",
-    "adapter_first_byte_s",
-    "adapter_gather_byte_s",
-)
+COEFFICIENTS = ("step_overhead_s", "flops_per_s", "memory_bytes_per_s", "adapter_overhead_s", *BESIDE_ROOFLINE)
 RATES = ("flops_per_s", "memory_bytes_per_s")
 
 
