@@ -23,7 +23,7 @@ from libra.cache.policy import CachePolicy
 from libra.errors import LibraError
 
 # The search gives up this many doublings away from where it starts.
-DOUBLINGS = 6
+DOUBLINGS = 8
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def highest_step(meets: Callable[[int], bool], doubling: int) -> tuple[int | Non
     """The highest step that meets and the next one, which does not; ``meets`` must be monotone.
 
     Goes from step 0 by ``doubling`` steps up or down until the answer changes, then bisects. The first is None when no
-    step down to -6 doublings meets, the second None when all up to 6 doublings do.
+    step down to -8 doublings meets, the second None when all up to 8 doublings do.
     """
     limit = DOUBLINGS * doubling
     low, high = 0, 0
