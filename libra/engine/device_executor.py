@@ -29,8 +29,9 @@ from libra.model.paged_kv import PagedKV
 from libra.model.sampler import Draw, Sampler, forbidden_tokens
 from libra.spec import AdapterSpec
 
-# Prompt lengths to warm up with: every shape that attention and adapters take for a chunk.
-_WARM_CHUNKS = (1, 8, 16, 32, 256, 1024)
+# Prompt lengths to warm up with: every shape that attention and adapters take for a chunk, which is a power of two of
+# rows up to 128 for attention, whatever the query heads per key-value head.
+_WARM_CHUNKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
 
 
 class DeviceExecutor(Executor):
@@ -125,7 +126,7 @@ class DeviceExecutor(Executor):
         """The plain form, for a backend that does not read the pool."""
         blocks = {name: self._device.upload(np.asarray(blocks)) for name, blocks in use.blocks.items()}
         units = {name: gather_units(self._hbm, one, self._layouts[name]) for name, one in blocks.items()}
-        return GatheredAdapters(module_groups(self._model.spec), use.segments, units, self._layouts)
+        return GatheredAdapters(module_groups(self._model.spec), use.segments, units, self._layouts, use.outputs)
 
     def _read(self, output: Output, sequences: list[Sequence]) -> list[Draw]:
         """Waits for the step and draws a token for each sequence. Logits leave the device for those alone that want
@@ -184,8 +185,12 @@ class DeviceExecutor(Executor):
         # As many splits of the context as there can be, in powers of two.
         context = MIN_SPLIT_TOKENS
         while context <= min(limit, MIN_SPLIT_TOKENS * MAX_SPLITS):
-            yield StepLayout.probe([self._nowhere(context - 1, 1)], [self._nowhere(0, 1)], None)
+            yield StepLayout.probe([self._nowhere(context - 1, 1)], [self._nowhere(0, 2)], adapter)
             context *= 2
+        if adapter is not None and not self._buckets:
+            # Captures meet these kernels by themselves: one token to an adapter, and several.
+            for count in (1, 2):
+                yield StepLayout.probe([self._nowhere(0, 1)] * count, [], adapter)
 
     def _nowhere(self, start: int, num_tokens: int) -> Span:
         """A span of which every block is the pool's first."""

@@ -50,7 +50,7 @@ class StepLayout:
             positions=_joined([np.arange(span.start, span.end) for span in spans]),
             output_rows=last_rows[yields].astype(np.int32),
             yielding=[sequence for sequence, does in zip(sequences, yields, strict=True) if does],
-            use=_adapter_use(decode, chunks),
+            use=adapter_use(decode, chunks),
         )
 
     @staticmethod
@@ -60,7 +60,9 @@ class StepLayout:
         positions = _joined([np.arange(span.start, span.end) for span in (*decode, *prefill)])
         use = None
         if adapter is not None:
-            use = AdapterUse([Segment(0, len(positions), adapter[0])], {adapter[0]: adapter[1]})
+            name, blocks = adapter
+            outputs = [Segment(row, row + 1, name) for row in range(len(counts))]
+            use = AdapterUse([Segment(0, len(positions), name)], outputs, {name: blocks})
         rows = (np.cumsum(counts) - 1).astype(np.int32)
         return StepLayout([*decode], [*prefill], np.zeros_like(positions), positions, rows, [], use)
 
@@ -74,15 +76,19 @@ def _joined(arrays: "list[npt.NDArray[np.generic]]") -> Int32s:
     return np.concatenate(arrays).astype(np.int32)
 
 
-def _adapter_use(decode: list[Sequence], chunks: list[PrefillChunk]) -> AdapterUse | None:
+def adapter_use(decode: list[Sequence], chunks: list[PrefillChunk]) -> AdapterUse | None:
+    """The adapters of a step in this order, a segment for each decoding sequence and each run of chunks of one adapter;
+    None where no token has one."""
     sequences = [*decode, *(chunk.sequence for chunk in chunks)]
     blocks = {s.adapter_id: s.adapter_blocks for s in sequences if s.adapter_id is not None}
     if not blocks:
         return None
     segments = [Segment(row, row + 1, sequence.adapter_id) for row, sequence in enumerate(decode)]
+    last = [Segment(0, 1, chunk.sequence.adapter_id) for chunk in chunks if chunk.is_last]
+    outputs = [Segment(row, row + 1, segment.adapter_id) for row, segment in enumerate((*segments, *last))]
     start = len(decode)
     for adapter_id, run in groupby(chunks, key=lambda chunk: chunk.sequence.adapter_id):
         end = start + sum(chunk.num_tokens for chunk in run)
         segments.append(Segment(start, end, adapter_id))
         start = end
-    return AdapterUse(segments, blocks)
+    return AdapterUse(segments, outputs, blocks)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import compress, groupby
 from typing import TypeVar
 
 import numpy as np
@@ -13,6 +12,7 @@ from libra.engine.executor import Executor, PrefillChunk, Rest, StepBatch, StepR
 from libra.engine.line_fit import LineFit
 from libra.engine.machine import compiling, processor_name
 from libra.engine.sequence import Sequence
+from libra.engine.step_layout import adapter_use
 from libra.engine.step_thread import StepThread
 from libra.errors import LibraError
 from libra.model.attention import Span
@@ -20,7 +20,7 @@ from libra.model.backend import AdapterUse
 from libra.model.bank import AdapterBank, Place
 from libra.model.linear import can_prepack, padded_rows
 from libra.model.llama import LlamaModel, StepInputs
-from libra.model.lora import ActiveAdapters, GatheredAdapters, Segment, module_groups
+from libra.model.lora import ActiveAdapters, GatheredAdapters, module_groups
 from libra.model.packing import UnitLayout, gather_units
 from libra.model.paged_kv import PagedKV
 from libra.model.sampler import Draw, Sampler
@@ -161,7 +161,7 @@ class TorchExecutor(Executor):
         ends = np.cumsum([span.num_tokens for span in (*decode_spans, *chunk_spans)])
         last = [len(decode) + i for i, chunk in enumerate(chunks) if chunk.is_last]
         output_rows = ends[[*range(len(decode)), *last]] - 1
-        use = self._adapter_use(decode, chunks)
+        use = adapter_use(decode, chunks)
         own = None if use is None or self._planner.reads_adapters else self._adapters(use, decode, chunks)
         return self._compute(decode_spans, chunk_spans, tokens.astype(np.int64), output_rows, use, own)
 
@@ -194,14 +194,6 @@ class TorchExecutor(Executor):
             return logits[: len(output_rows)]
         return logits.index_select(0, torch.from_numpy(output_rows))
 
-    def _adapter_use(self, decode: list[Sequence], chunks: list[PrefillChunk]) -> AdapterUse | None:
-        sequences = [*decode, *(chunk.sequence for chunk in chunks)]
-        blocks = {s.adapter_id: s.adapter_blocks for s in sequences if s.adapter_id is not None}
-        if not blocks:
-            return None
-        each = [Segment(i, i + 1, sequence.adapter_id) for i, sequence in enumerate(decode)]
-        return AdapterUse([*each, *_segments(chunks, start=len(decode))], blocks)
-
     def _adapters(self, use: AdapterUse, decode: list[Sequence], chunks: list[PrefillChunk]) -> ActiveAdapters:
         """The adapters of ``use``, stitched or gathered."""
         if self._bank is None:
@@ -209,14 +201,12 @@ class TorchExecutor(Executor):
                 name: gather_units(self._hbm, torch.tensor(blocks), self._layouts[name])
                 for name, blocks in use.blocks.items()
             }
-            return GatheredAdapters(module_groups(self._model.spec), use.segments, units, self._layouts)
+            return GatheredAdapters(module_groups(self._model.spec), use.segments, units, self._layouts, use.outputs)
         sequences = [*decode, *(chunk.sequence for chunk in chunks)]
         used = {s.adapter_id: (s.adapter_generation, s.adapter_blocks) for s in sequences if s.adapter_id is not None}
         entries = self._bank.stitch(self._hbm, used)
-        places = [None if s.adapter_id is None else entries[s.adapter_id].place for s in sequences]
-        is_output = [True] * len(decode) + [chunk.is_last for chunk in chunks]
-        output_places = list(compress(places, is_output))
-        outputs = StitchedAdapters(self._bank, self._bags_at(self._bank, output_places), len(output_places))
+        places = [None if s.adapter_id is None else entries[s.adapter_id].place for s in use.outputs]
+        outputs = StitchedAdapters(self._bank, self._bags_at(self._bank, places), len(places))
         if not chunks:
             return outputs
         bags = self._bags_at(self._bank, places[: len(decode)])
@@ -239,13 +229,3 @@ def _padded_outputs(output_rows: Rows, num_tokens: int) -> Rows:
     if num_rows >= num_tokens:
         return np.arange(num_tokens)
     return np.pad(output_rows, (0, num_rows - len(output_rows)), mode="edge")
-
-
-def _segments(chunks: list[PrefillChunk], start: int) -> list[Segment]:
-    """One segment per run of chunks with the same adapter, the first token being the step's token ``start``."""
-    segments = []
-    for adapter_id, run in groupby(chunks, key=lambda chunk: chunk.sequence.adapter_id):
-        end = start + sum(chunk.num_tokens for chunk in run)
-        segments.append(Segment(start, end, adapter_id))
-        start = end
-    return segments

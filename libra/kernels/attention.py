@@ -21,6 +21,7 @@ from libra.kernels.runtime import (
     constexpr,
     dot,
     jit,
+    pipelines_register_operands,
     power_of_two,
     tl,
 )
@@ -67,7 +68,14 @@ def prefill_config(longest_chunk: int, group: int, head_dim: int, element_bytes:
     """Chunks: the largest tiles that stay in registers, no splits."""
     largest = 32 if element_bytes == 4 else 128 if head_dim <= 128 else 64
     rows = max(16, power_of_two(group), min(largest, power_of_two(max(longest_chunk, 1) * group)))
-    return AttentionConfig(rows, 64 if element_bytes == 2 else 32, 1, 8 if rows >= 128 else 4, 2)
+    stages = pipeline_stages(rows, 2)
+    return AttentionConfig(rows, 64 if element_bytes == 2 else 32, 1, 8 if rows >= 128 else 4, stages)
+
+
+def pipeline_stages(block_rows: int, wanted: int) -> int:
+    """``wanted``, or 1 where more are miscompiled: tiles of 64 rows and more are multiplied by wgmma, which takes the
+    weights from registers."""
+    return wanted if block_rows < 64 or pipelines_register_operands() else 1
 
 
 def attend(

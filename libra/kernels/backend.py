@@ -11,6 +11,7 @@ from libra.kernels import BACKENDS
 from libra.kernels.activation import silu_mul
 from libra.kernels.attention import attend
 from libra.kernels.decode_slots import TritonSlots
+from libra.kernels.lora import LoraBatch
 from libra.kernels.norm import add_rms_norm
 from libra.kernels.paged_adapters import PagedAdapters
 from libra.kernels.rope import rotate_and_write
@@ -51,7 +52,8 @@ class TritonBackend(Backend):
         queries = rotate_and_write(heads, cos, signed_sin, kv, layer, plan.key_rows)
         output = torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)
         for launch in plan.launches:
-            attend(queries, kv, layer, launch.tiles, plan.tables, launch.config, output)
+            tokens = slice(launch.num_tokens)
+            attend(queries[tokens], kv, layer, launch.tiles, plan.tables, launch.config, output[tokens])
         return output.flatten(1)
 
     def gate(self, gate_up: torch.Tensor) -> torch.Tensor:
@@ -70,10 +72,12 @@ class _TritonPlanner(Planner):
 
     def plan(self, decode: Items[Span], prefill: Items[Span], use: AdapterUse | None) -> StepPlan:
         step = self._planner.plan(decode, prefill, use)
-        adapters = None
-        if step.lora is not None:
-            adapters = PagedAdapters(step.lora, self._arena, self._model.num_layers, self._groups)
-        return StepPlan(step, adapters)
+        return StepPlan(step, self._adapters(step.lora, self._adapters(step.output_lora)))
+
+    def _adapters(self, batch: LoraBatch | None, outputs: PagedAdapters | None = None) -> PagedAdapters | None:
+        if batch is None:
+            return None
+        return PagedAdapters(batch, self._arena, self._model.num_layers, self._groups, outputs)
 
     def decode_slots(self, capacity: int, max_length: int) -> DecodeSlots:
         return TritonSlots(self._kv, self._model, self._planner.layouts, capacity, max_length)

@@ -18,7 +18,7 @@ from libra.kernels.lora_plan import TILE_COLUMNS as LORA_TILE_COLUMNS
 from libra.kernels.paged_adapters import PagedAdapters
 from libra.kernels.runtime import ceil_div
 from libra.kernels.step_buffer import Int32s, StepBuffer
-from libra.kernels.step_plan import AttentionLaunch, TritonStep, attention_tiles, block_tables, num_adapter_tokens
+from libra.kernels.step_plan import AttentionLaunch, TritonStep, attention_tiles, block_tables
 from libra.model.attention import Span
 from libra.model.backend import AdapterUse, DecodeSlots, StepPlan
 from libra.model.lora import module_groups
@@ -52,7 +52,7 @@ class TritonSlots(DecodeSlots):
         views = self._buffer.put(padding, self._lengths)
         self.tokens, self.positions, key_rows, tiles, tables, *adapters = views
         lora_tiles, rows, records, lora_tables = adapters
-        launches = (AttentionLaunch(tiles, attention),)
+        launches = (AttentionLaunch(tiles, capacity, attention),)
         self._plans: dict[Hashable, StepPlan] = {None: StepPlan(TritonStep(key_rows, tables, launches, None), None)}
         arena, groups = kv.rows.view(-1, model.block_elems(kv.block_tokens)), module_groups(model)
         for form in (DECODE, DECODE_DISTINCT) if layouts.max_blocks else ():
@@ -86,7 +86,7 @@ class TritonSlots(DecodeSlots):
         """The form of ``use``, and its arrays."""
         if use is None:
             return None, _NOTHING[_FIRST_OF_ADAPTERS:]
-        form = lora_config(num_adapter_tokens(use), len(use.blocks), is_decode=True)
+        form = lora_config(use.segments, is_decode=True)
         plan = self._layouts.plan(use.segments, use.blocks, form)
         assert plan is not None, "a step that uses adapters has tokens with adapters"
-        return form, (plan.tiles, plan.rows, plan.records, plan.tables)
+        return form, plan.arrays

@@ -62,9 +62,12 @@ LONG_PREFILL = LoraConfig(64, 1, 32, 64, 64, 128, num_warps=4, num_stages=3)
 _LONG_PREFILL_TOKENS = 1024
 
 
-def lora_config(num_tokens: int, num_adapters: int, is_decode: bool) -> LoraConfig:
-    """The shape for a step that has ``num_tokens`` tokens with adapters, ``num_adapters`` in all."""
+def lora_config(segments: Items[Segment], is_decode: bool) -> LoraConfig:
+    """The shape for a step of these segments, ``is_decode`` where each sequence has one token."""
+    used = [segment for segment in segments if segment.adapter_id is not None]
+    num_tokens = sum(segment.end - segment.start for segment in used)
     if is_decode:
+        num_adapters = len({segment.adapter_id for segment in used})
         return DECODE_DISTINCT if num_tokens == num_adapters else DECODE
     return LONG_PREFILL if num_tokens >= _LONG_PREFILL_TOKENS else SHORT_PREFILL
 
@@ -127,6 +130,11 @@ class LoraPlan:
     max_rank: int
     alignment: int
     config: LoraConfig
+
+    @property
+    def arrays(self) -> tuple[Int32s, Int32s, Int32s, Int32s]:
+        """In the order of the fields."""
+        return (self.tiles, self.rows, self.records, self.tables)
 
 
 def _tiles(counts: npt.NDArray[np.int64], block_tokens: int) -> Int32s:

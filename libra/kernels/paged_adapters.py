@@ -11,7 +11,15 @@ from libra.model.lora import ActiveAdapters, ModuleGroup
 class PagedAdapters(ActiveAdapters):
     """``batch`` over ``arena`` [blocks, block_elems]."""
 
-    def __init__(self, batch: LoraBatch, arena: torch.Tensor, num_layers: int, groups: Items[ModuleGroup]) -> None:
+    def __init__(
+        self,
+        batch: LoraBatch,
+        arena: torch.Tensor,
+        num_layers: int,
+        groups: Items[ModuleGroup],
+        outputs: "PagedAdapters | None" = None,
+    ) -> None:
+        self.outputs = outputs
         self._batch = batch
         self._arena = arena
         self._num_layers = num_layers

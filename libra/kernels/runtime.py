@@ -55,6 +55,15 @@ def interpreted() -> bool:
     return INTERPRETED is not None and bool(INTERPRETED.value)
 
 
+def pipelines_register_operands() -> bool:
+    """Whether a loop that is pipelined may hand wgmma a first operand in registers, as one is that was just computed.
+
+    ptxas before 13.3 may overwrite those registers while they are read (triton-lang/triton #9433, #11781). From 3.9 on
+    Triton takes a later one for Hopper.
+    """
+    return triton is not None and tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 9)
+
+
 def check_can_launch(device: torch.device) -> None:
     """Raises LibraError when kernels cannot run on tensors of ``device``. For those on "meta", which have no memory,
     kernels can be compiled."""

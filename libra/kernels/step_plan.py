@@ -1,8 +1,9 @@
 """The indices of one step for every kernel and layer: made on the host once, on the device in one copy."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from libra.kernels.runtime import ceil_div, check_can_launch, check_head_dim
 from libra.kernels.step_buffer import Int32s, StepBuffer
 from libra.model.attention import Span
 from libra.model.backend import AdapterUse
+from libra.model.lora import Segment
 from libra.model.packing import UnitLayout
 from libra.model.paged_kv import PagedKV
 from libra.spec import ModelSpec
@@ -22,21 +24,25 @@ from libra.spec import ModelSpec
 
 @dataclass(frozen=True)
 class AttentionLaunch:
-    """``tiles`` int32 [tiles, 4] and the shape of the launch that takes them."""
+    """``tiles`` int32 [tiles, 4] of the step's first ``num_tokens`` tokens, and the shape of the launch that takes
+    them. What splits sum up in has room for these tokens, so a launch must not count those it has no tiles for."""
 
     tiles: torch.Tensor
+    num_tokens: int
     config: AttentionConfig
 
 
 @dataclass(frozen=True)
 class TritonStep:
     """``key_rows`` int32 [tokens]: where layer 0's keys go. ``tables`` int32: the sequences' block tables one after
-    another. ``lora`` None when no token has an adapter."""
+    another. ``lora`` None when no token has an adapter; ``output_lora`` over the step's output rows alone, None when
+    none of those has one, or when every token is one of them."""
 
     key_rows: torch.Tensor
     tables: torch.Tensor
     launches: tuple[AttentionLaunch, ...]
     lora: LoraBatch | None
+    output_lora: LoraBatch | None = None
 
 
 class StepPlanner:
@@ -60,44 +66,50 @@ class StepPlanner:
         spans = [*decode, *prefill]
         key_rows = np.concatenate([self._kv.key_rows(*span) for span in spans]).astype(np.int32)
         tables, table_starts = block_tables(spans, self._kv.block_tokens)
-        configs, tiles = self._attention_tiles(decode, prefill, table_starts)
-        lora = None if use is None else self._plan_lora(use, is_decode=not prefill)
-        lora_arrays = [] if lora is None else [lora.tiles, lora.rows, lora.records, lora.tables]
-        on_device = self._buffer.put([key_rows, tables, *tiles, *lora_arrays])
-        launches = tuple(map(AttentionLaunch, on_device[2:], configs))
-        batch = None
-        if lora is not None:
-            lora_tiles, rows, records, lora_tables = on_device[-4:]
-            batch = LoraBatch(lora_tiles, rows, records, lora_tables, lora.max_rank, lora.alignment, lora.config)
-        return TritonStep(on_device[0], on_device[1], launches, batch)
+        launches = self._attention_launches(decode, prefill, table_starts)
+        lora = None if use is None else self._plan_lora(use.segments, use, is_decode=not prefill)
+        # The last layer goes on with one token of each sequence, as a decode step does.
+        outputs = self._plan_lora(use.outputs, use, is_decode=True) if use is not None and prefill else None
+        lora_arrays = [array for plan in (lora, outputs) if plan is not None for array in plan.arrays]
+        attention_arrays = [key_rows, tables, *(tiles for tiles, *_ in launches)]
+        on_device = iter(self._buffer.put([*attention_arrays, *lora_arrays]))
+        return TritonStep(
+            key_rows=next(on_device),
+            tables=next(on_device),
+            launches=tuple(AttentionLaunch(next(on_device), count, config) for _, count, config in launches),
+            lora=_batch(lora, on_device),
+            output_lora=_batch(outputs, on_device),
+        )
 
-    def _plan_lora(self, use: AdapterUse, is_decode: bool) -> LoraPlan | None:
-        config = lora_config(num_adapter_tokens(use), len(use.blocks), is_decode)
-        return self.layouts.plan(use.segments, use.blocks, config)
+    def _plan_lora(self, segments: Items[Segment], use: AdapterUse, is_decode: bool) -> LoraPlan | None:
+        return self.layouts.plan(segments, use.blocks, lora_config(segments, is_decode))
 
-    def _attention_tiles(
+    def _attention_launches(
         self, decode: Items[Span], prefill: Items[Span], table_starts: Items[int]
-    ) -> tuple[list[AttentionConfig], list[Int32s]]:
-        """A launch for the decoding sequences and one for the chunks, where there are any."""
-        model = self._model
+    ) -> list[tuple[Int32s, int, AttentionConfig]]:
+        """What an ``AttentionLaunch`` holds, on the host: one for the decoding sequences and one for the chunks, where
+        there are any."""
+        model, launches = self._model, []
         group = model.num_heads // model.num_kv_heads
-        configs, tiles = [], []
         if decode:
             longest = max(span.end for span in decode)
-            configs.append(decode_config(len(decode), longest, model.num_kv_heads, group, self._element_bytes))
-            tiles.append(attention_tiles(decode, 0, table_starts[: len(decode)], configs[-1].tile_tokens(group)))
+            config = decode_config(len(decode), longest, model.num_kv_heads, group, self._element_bytes)
+            tiles = attention_tiles(decode, 0, table_starts[: len(decode)], config.tile_tokens(group))
+            launches.append((tiles, len(decode), config))
         if prefill:
             longest = max(span.num_tokens for span in prefill)
-            configs.append(prefill_config(longest, group, model.head_dim, self._element_bytes))
-            tiles.append(
-                attention_tiles(prefill, len(decode), table_starts[len(decode) :], configs[-1].tile_tokens(group))
-            )
-        return configs, tiles
+            config = prefill_config(longest, group, model.head_dim, self._element_bytes)
+            tiles = attention_tiles(prefill, len(decode), table_starts[len(decode) :], config.tile_tokens(group))
+            launches.append((tiles, len(decode) + sum(span.num_tokens for span in prefill), config))
+        return launches
 
 
-def num_adapter_tokens(use: AdapterUse) -> int:
-    """Tokens of a step that have an adapter."""
-    return sum(end - start for start, end, adapter_id in use.segments if adapter_id is not None)
+def _batch(plan: LoraPlan | None, on_device: Iterator[torch.Tensor]) -> LoraBatch | None:
+    """``plan`` with its arrays, the next ones of ``on_device``."""
+    if plan is None:
+        return None
+    tiles, rows, records, tables = islice(on_device, len(plan.arrays))
+    return LoraBatch(tiles, rows, records, tables, plan.max_rank, plan.alignment, plan.config)
 
 
 def block_tables(spans: Items[Span], block_tokens: int) -> tuple[Int32s, list[int]]:

@@ -23,9 +23,11 @@ from libra.spec import ModelSpec
 
 
 class AdapterUse(NamedTuple):
-    """The adapters of a step: ``segments`` cover its tokens, ``blocks`` are each used adapter's, in order."""
+    """The adapters of a step: ``segments`` cover its tokens, ``outputs`` its output rows alone, one after another;
+    ``blocks`` are each used adapter's, in order."""
 
     segments: Items[Segment]
+    outputs: Items[Segment]
     blocks: Mapping[str, Items[int]]
 
 

@@ -26,8 +26,8 @@ SLOT_RANKS = 16
 DEFAULT_BANK_SLOTS = 64
 
 
-class Piece(NamedTuple):
-    """``b`` [rank, piece width] maps the columns ``ranks`` of A x to the columns ``columns`` of the group's output."""
+class ModuleWeights(NamedTuple):
+    """``b`` [rank, out features] maps the columns ``ranks`` of A x to the columns ``columns`` of the group's output."""
 
     columns: slice
     ranks: slice
@@ -35,10 +35,11 @@ class Piece(NamedTuple):
 
 
 class GroupWeights(NamedTuple):
-    """One adapter's part of a group in one layer: ``a`` [targeted modules * rank, in features], B piece by piece."""
+    """One adapter's part of a group in one layer, for products: ``a`` [targeted modules * rank, in features], and B of
+    each targeted module."""
 
     a: torch.Tensor
-    pieces: list[Piece]
+    modules: list[ModuleWeights]
 
 
 class Place(NamedTuple):
@@ -165,20 +166,17 @@ class AdapterBank:
             module = group.modules[number]
             transposed = units[..., layout.a_slice(module)].permute(1, 2, 0)
             for slot in range(slots_for(rank)):
-                ranks = transposed[..., slot * SLOT_RANKS : (slot + 1) * SLOT_RANKS]
-                a_slots[:, slot, :, number, : ranks.shape[2]] = ranks
-            b = units[..., layout.b_slice(module)].view(rank, self._num_layers, -1, group.piece_width)
-            b_pieces[:, group.pieces_of(number)] = b.permute(1, 2, 0, 3)
+                of_slot = transposed[..., slot * SLOT_RANKS : (slot + 1) * SLOT_RANKS]
+                a_slots[:, slot, :, number, : of_slot.shape[2]] = of_slot
+            pieces = units[..., layout.b_slice(module)].view(rank, self._num_layers, -1, group.piece_width)
+            b_pieces[:, group.pieces_of(number)] = pieces.permute(1, 2, 0, 3)
         a = torch.cat([units[..., layout.a_slice(group.modules[number])] for number in targeted])
-        places = [
-            (piece, slice(place * rank, (place + 1) * rank))
-            for place, number in enumerate(targeted)
-            for piece in range(group.num_pieces)[group.pieces_of(number)]
-        ]
-        width = group.piece_width
+        b = [units[..., layout.b_slice(group.modules[number])].transpose(0, 1).contiguous() for number in targeted]
+        columns = [group.columns(number) for number in targeted]
+        ranks = [slice(place * rank, (place + 1) * rank) for place in range(len(targeted))]
         return [
-            GroupWeights(rows, [Piece(slice(p * width, (p + 1) * width), ranks, pieces[p]) for p, ranks in places])
-            for rows, pieces in zip(a.transpose(0, 1).contiguous(), b_pieces, strict=True)
+            GroupWeights(rows, list(map(ModuleWeights, columns, ranks, of_layer)))
+            for rows, *of_layer in zip(a.transpose(0, 1).contiguous(), *b, strict=True)
         ]
 
     def _slots_of(self, index: int, start: int, rank: int) -> tuple[torch.Tensor, torch.Tensor]:

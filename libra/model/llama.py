@@ -93,7 +93,7 @@ class LlamaModel:
         cos, sin = rotations(step.positions, self._frequencies, self.dtype)
         hidden = F.embedding(step.tokens, self._embedding)
         delta = None
-        narrows = len(step.output_rows) < len(hidden) and (adapters is None or adapters.outputs is not None)
+        narrows = len(step.output_rows) < len(hidden)
         for index, layer in enumerate(self._layers):
             # A layer's output joins the residual stream where the next norm reads it.
             normed = self._add_norm(hidden, delta, layer.input_norm)
@@ -107,9 +107,6 @@ class LlamaModel:
                 adapters.add(index, OUTPUT, attended, delta)
             normed = self._add_norm(hidden, delta, layer.post_norm)
             delta = self._mlp(index, layer, normed, adapters)
-        if len(hidden) > len(step.output_rows):
-            hidden = hidden.index_select(0, step.output_rows)
-            delta = None if delta is None else delta.index_select(0, step.output_rows)
         return self._head(self._add_norm(hidden, delta, self._final_norm)).float()
 
     def _attend(

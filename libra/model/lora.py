@@ -13,13 +13,14 @@ from libra.spec import ModelSpec
 
 QKV, OUTPUT, GATE_UP, DOWN = range(4)
 _GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+_NARROWEST_PIECE, _WIDEST_PIECE = 64, 448
 
 
 class ModuleGroup(NamedTuple):
     """Modules that read the same input, their outputs side by side; computed together.
 
     The outputs are cut into *pieces* of one width, ``pieces[i]`` of them for ``modules[i]``: with grouped-query
-    attention the queries are several times as wide as keys and values.
+    attention the queries are several times as wide as keys and values. See ``_piece_width``.
     """
 
     modules: tuple[str, ...]
@@ -47,10 +48,17 @@ def module_groups(model: ModelSpec) -> tuple[ModuleGroup, ...]:
     groups = []
     for modules in _GROUPS:
         widths = [model.module_shape(module)[1] for module in modules]
-        width = math.gcd(*widths)
+        width = _piece_width(math.gcd(*widths))
         pieces = tuple(total // width for total in widths)
         groups.append(ModuleGroup(modules, pieces, model.module_shape(modules[0])[0], width))
     return tuple(groups)
+
+
+def _piece_width(width: int) -> int:
+    """The widest divisor of ``width`` that an embedding bag sums up in registers, of which there are 32 of 16 floats:
+    it reads wider rows in several passes, a third more slowly. ``width`` itself where all divisors are small."""
+    fitting = [divisor for divisor in range(_NARROWEST_PIECE, _WIDEST_PIECE + 1) if width % divisor == 0]
+    return width if width <= _WIDEST_PIECE else max(fitting, default=width)
 
 
 class Segment(NamedTuple):
@@ -64,8 +72,8 @@ class Segment(NamedTuple):
 class ActiveAdapters(ABC):
     """The adapters of one step.
 
-    ``outputs``: the same adapters over the step's output rows alone, in order, for the last layer to leave out the
-    others; None for a form that cannot tell them apart.
+    ``outputs``: the same adapters over the step's output rows alone, one after another, which are all that the last
+    layer computes; None where none of those has an adapter, or where every token is one of them.
     """
 
     outputs: "ActiveAdapters | None" = None
@@ -87,8 +95,10 @@ class GatheredAdapters(ActiveAdapters):
         segments: Items[Segment],
         units: dict[str, torch.Tensor],
         layouts: dict[str, UnitLayout],
+        outputs: Items[Segment] = (),
     ) -> None:
-        """``units[adapter_id]`` as from ``gather_units``."""
+        """``units[adapter_id]`` as from ``gather_units``; ``outputs`` are the segments of the output rows."""
+        self.outputs = GatheredAdapters(groups, outputs, units, layouts) if outputs else None
         self._groups = groups
         self._segments = [segment for segment in segments if segment.adapter_id is not None]
         self._units = units

@@ -58,11 +58,6 @@ class UnitLayout:
         start = self.offsets[module] + self.shapes[module][0]
         return slice(start, start + self.shapes[module][1])
 
-    @property
-    def elems_used(self) -> int:
-        """Elements that carry weights, over all blocks; the others are internal fragmentation."""
-        return self.spec.rank * self.num_layers * self.unit_elems
-
 
 def pack(weights: Mapping[str, LoraPair], layout: UnitLayout, dtype: torch.dtype) -> torch.Tensor:
     """The adapter as whole blocks, shape [num_blocks, block_elems]; unused elements are zero."""
@@ -85,14 +80,3 @@ def gather_units(arena: torch.Tensor, blocks: torch.Tensor, layout: UnitLayout) 
     filled = arena[:, : layout.units_per_block * layout.unit_elems].index_select(0, blocks)
     units = filled.view(-1, layout.unit_elems)[: layout.spec.rank * layout.num_layers]
     return units.view(layout.spec.rank, layout.num_layers, layout.unit_elems)
-
-
-def unpack(blocks: torch.Tensor, layout: UnitLayout) -> dict[str, LoraPair]:
-    """The inverse of ``pack``, scaling still folded into B."""
-    units = gather_units(blocks, torch.arange(layout.num_blocks), layout)
-    return {
-        module: LoraPair(
-            units[:, :, layout.a_slice(module)].transpose(0, 1), units[:, :, layout.b_slice(module)].transpose(0, 1)
-        )
-        for module in layout.offsets
-    }

@@ -59,11 +59,12 @@ class Bag:
         self.values = _unless_in_order(_joined(values), len(slots) * columns)
 
     def add(self, a: torch.Tensor, b: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
-        """Adds the adapters' part to ``out`` [tokens, out features] from a layer's tables. Mutates ``out``."""
+        """Adds the adapters' part to ``out`` [tokens, out features] from a layer's tables, for ``x`` [tokens, in
+        features] without gaps. Mutates ``out``."""
         weights = x if self.tokens is None else x.index_select(0, self.tokens)
-        shrunk = _weighted_sums(a, self.a_rows, self.a_ends, weights.reshape(-1)).view(-1)
+        shrunk = _weighted_sums(a, self.a_rows, self.a_ends, weights.view(-1)).view(-1)
         values = shrunk if self.values is None else shrunk.index_select(0, self.values)
-        out += _weighted_sums(b, self.b_rows, self.b_ends, values).view(out.shape)
+        out.add_(_weighted_sums(b, self.b_rows, self.b_ends, values).view(out.shape))
 
 
 def bags_for(groups: Items[ModuleGroup], places: Items[Place | None]) -> list[Bag | None]:
@@ -111,9 +112,11 @@ class StitchedAdapters(ActiveAdapters):
         self._segments = [(s.start, s.end, entries[s.adapter_id]) for s in segments if s.adapter_id is not None]
 
     def add(self, layer: int, group: int, x: torch.Tensor, out: torch.Tensor) -> None:
-        bag = self._bags[group]
+        bag, count = self._bags[group], self._num_bagged
         if bag is not None:
-            bag.add(*self._bank.tables[layer][group], x[: self._num_bagged], out[: self._num_bagged])
+            a, b = self._bank.tables[layer][group]
+            # Each call counts at a few tokens: a decode step has none to cut off.
+            bag.add(a, b, *((x, out) if len(x) == count else (x[:count], out[:count])))
         for start, end, adapter in self._segments:
             weights = adapter.weights[layer][group]
             if weights is not None:
@@ -124,15 +127,14 @@ def _add_products(weights: GroupWeights, x: torch.Tensor, out: torch.Tensor, sta
     """Adds an adapter's part to the rows ``start .. end`` of ``out``.
 
     In bfloat16 every product is oneDNN's, which wants few different numbers of rows (see ``padded_rows``): neighbours
-    are computed along and left out.
+    are computed along, from zeros.
     """
     num_rows = end - start
     padded = num_rows if x.dtype == torch.float32 else min(padded_rows(max(num_rows, 16)), x.shape[0])
     first = min(start, x.shape[0] - padded)
-    own = slice(start - first, end - first)
-    shrunk = F.linear(x[first : first + padded], weights.a)
-    for columns, ranks, b in weights.pieces:
-        if padded == num_rows:
-            out[start:end, columns].addmm_(shrunk[:, ranks], b)
-        else:
-            out[start:end, columns] += torch.mm(shrunk[:, ranks], b)[own]
+    shrunk, target = F.linear(x[first : first + padded], weights.a), out[first : first + padded]
+    if padded > num_rows:
+        shrunk[: start - first] = 0.0
+        shrunk[end - first :] = 0.0
+    for columns, ranks, b in weights.modules:
+        target[:, columns].addmm_(shrunk[:, ranks], b)

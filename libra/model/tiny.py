@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from libra.errors import LibraError
+from libra.errors import LibraError, unknown
 from libra.model.config import ARCHITECTURES
 from libra.model.tiny_tokenizer import END_OF_TEXT_ID, write_tokenizer
 from libra.registry import Registry
@@ -55,9 +55,11 @@ def make_tiny(
     """Writes a random model to ``directory`` and its adapters to ``directory/adapters/<name>``; returns the latter.
 
     The same arguments write the same weights. transformers and peft load all of it. Everything is written under a
-    temporary name and then renamed. Raises LibraError when the directory is not empty (unless ``force``, which
-    replaces it) or cannot be written.
+    temporary name and then renamed. Raises LibraError for an unknown architecture, and when the directory is not empty
+    (unless ``force``, which replaces it) or cannot be written.
     """
+    if architecture not in _MODEL_TYPES:
+        raise unknown("architecture", architecture, _MODEL_TYPES)
     if directory.exists() and not force and (not directory.is_dir() or any(directory.iterdir())):
         raise LibraError(f"{directory}: is not empty; choose another directory or use --force to replace it")
     generator = torch.Generator().manual_seed(seed)

@@ -140,6 +140,15 @@ def test_a_bucket_computes_what_the_step_computes_without_it(tiny: TinyModel) ->
     torch.testing.assert_close(pools[0], pools[1], atol=1e-5, rtol=1e-5)
 
 
+def test_without_graphs_warm_up_meets_decode_steps_with_adapters(tiny: TinyModel) -> None:
+    """One token to an adapter, and several: other kernels. Where graphs are captured, that compiles them."""
+    for buckets, counts in (((), {1, 2}), ((4,), set())):
+        executor = driver_of(tiny, "torch", buckets).executor
+        assert isinstance(executor, DeviceExecutor)
+        steps = [step for step in executor._warm_steps(8) if step.use is not None and not step.prefill]
+        assert {len(step.decode) for step in steps} == counts
+
+
 class _NoHostReads(TorchDispatchMode):
     """Fails on operations that take a value from the device to the host, or whose result's shape depends on one.
     ``seen``: how many operations it has let pass."""
@@ -201,7 +210,7 @@ with mock.patch.object(JITFunction, "run", launch), torch.inference_mode():
         plan = slots.plan(form)
         inputs = StepInputs(slots.tokens, slots.positions, torch.arange(4, device=meta), plan.attention)
         greedy(model.forward(inputs, kv, plan.adapters))
-    use = AdapterUse([Segment(0, 2, "a")], blocks)
+    use = AdapterUse([Segment(0, 2, "a")], [Segment(0, 2, "a")], blocks)
     slots.fill(np.zeros(2, dtype=np.int32), [Span([1, 2], 20, 1), Span([3], 4, 1)], use)
     step = StepLayout.probe([Span([1], 4, 1)], [Span([0], 0, 9)], ("a", blocks["a"]))
     plan = planner.plan(step.decode, step.prefill, step.use)

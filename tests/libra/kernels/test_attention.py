@@ -8,7 +8,14 @@ import torch
 import torch.nn.functional as F
 
 from libra.errors import LibraError
-from libra.kernels.attention import AttentionConfig, attend, attend_reference, decode_config, prefill_config
+from libra.kernels.attention import (
+    AttentionConfig,
+    attend,
+    attend_reference,
+    decode_config,
+    pipeline_stages,
+    prefill_config,
+)
 from libra.kernels.runtime import ceil_div
 from libra.kernels.step_plan import StepPlanner
 from libra.model.attention import Span
@@ -92,7 +99,12 @@ def check(sequences: Sequences, config: AttentionConfig) -> None:
 )
 def test_paged_equals_plain(machine: Machine, lengths: Lengths, config: AttentionConfig, dtype: torch.dtype) -> None:
     sequences = Sequences(lengths, dtype, machine.device, SPEC, BLOCK_TOKENS)
-    check(sequences, replace(config, num_stages=machine.num_stages))
+    check(sequences, staged(config, machine.num_stages))
+
+
+def staged(config: AttentionConfig, num_stages: int) -> AttentionConfig:
+    """With as many stages as the assembler can be trusted with."""
+    return replace(config, num_stages=pipeline_stages(config.block_rows, num_stages))
 
 
 @pytest.mark.gpu
@@ -103,9 +115,9 @@ def test_the_shapes_that_are_launched(num_stages: int) -> None:
         spec = replace(WIDE, num_kv_heads=kv_heads, head_dim=head_dim)
         group, size = spec.num_heads // kv_heads, dtype.itemsize
         decode = Sequences([(p, 1) for p in (0, 31, 700, 2047, 2048)], dtype, "cuda", spec, 32)
-        check(decode, replace(decode_config(5, 2049, kv_heads, group, size), num_stages=num_stages))
+        check(decode, staged(decode_config(5, 2049, kv_heads, group, size), num_stages))
         chunks = Sequences([(0, 300), (1000, 129), (64, 5)], dtype, "cuda", spec, 32)
-        check(chunks, replace(prefill_config(300, group, head_dim, size), num_stages=num_stages))
+        check(chunks, staged(prefill_config(300, group, head_dim, size), num_stages))
 
 
 def test_a_planned_step_covers_every_token() -> None:
@@ -116,11 +128,14 @@ def test_a_planned_step_covers_every_token() -> None:
     for _ in range(2):
         step = planner.plan(sequences.spans[:2], sequences.spans[2:], None)
         output = torch.full(sequences.queries.shape, float("nan"), device=DEVICE)
+        assert [launch.num_tokens for launch in step.launches] == [2, len(output)]
         for launch in step.launches:
-            attend_reference(sequences.queries, pool.kv, LAYER, launch.tiles, step.tables, launch.config, output)
+            rows = slice(launch.num_tokens)
+            arguments = (launch.tiles, step.tables, launch.config, output[rows])
+            attend_reference(sequences.queries[rows], pool.kv, LAYER, *arguments)
         assert_near(output, sequences.plain())
-        rows = torch.cat([torch.from_numpy(pool.kv.key_rows(*span)) for span in sequences.spans])
-        assert step.key_rows.tolist() == rows.tolist()
+        key_rows = torch.cat([torch.from_numpy(pool.kv.key_rows(*span)) for span in sequences.spans])
+        assert step.key_rows.tolist() == key_rows.tolist()
         assert step.lora is None
 
 
@@ -129,6 +144,13 @@ def test_splits_fill_the_device_but_stay_worth_merging() -> None:
     assert decode_config(1, 4096, 8, 4, 2).splits == 16
     assert decode_config(1, 100, 8, 4, 2).splits == 1
     assert decode_config(8, 131072, 8, 4, 2).splits == 8
+
+
+def test_tall_tiles_are_pipelined_where_the_assembler_can_be_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for version, stages in (("3.6.0", 1), ("3.9.0", 2), ("3.10.1", 2)):
+        monkeypatch.setattr("libra.kernels.runtime.triton.__version__", version)
+        assert prefill_config(300, 4, 128, 2).num_stages == stages
+        assert prefill_config(4, 4, 128, 2).num_stages == 2
 
 
 def test_what_the_kernel_cannot_take_is_refused() -> None:

@@ -187,7 +187,7 @@ def test_padding_tiles_change_nothing(machine: Machine) -> None:
     planned = plan(pool, used, VECTORS)
     assert planned is not None
     group = module_groups(SPEC)[DOWN]
-    x, out = pool.random(3, group.fan_in), pool.random(3, group.piece_width)
+    x, out = pool.random(3, group.fan_in), pool.random(3, group.num_pieces * group.piece_width)
     outputs = []
     for padding in (0, 3):
         batch = on_device(pool, replace(planned, tiles=np.pad(planned.tiles, ((0, padding), (0, 0)))))

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from libra.model.bank import AdapterBank
-from libra.model.lora import OUTPUT
-from libra.model.packing import UnitLayout
-from libra.spec import AdapterSpec
+from libra.model.lora import GATE_UP, OUTPUT, GatheredAdapters, Segment, module_groups
+from libra.model.packing import UnitLayout, gather_units
+from libra.model.stitched import StitchedAdapters, bags_for
+from libra.spec import TARGET_MODULES, AdapterSpec, ModelSpec
 from tests.tiny_models import SPEC
 
 BLOCK_TOKENS = 16
@@ -70,3 +71,43 @@ def test_a_copy_follows_its_generation_and_is_forgotten_on_request(hbm: torch.Te
     assert float(a_table[new.place.start * fan_in, 0]) == 50.0
     bank.forget("d")
     assert bank.stitch(hbm, wanted("d", first_block=60, generation=1))["d"] is not new
+
+
+@pytest.mark.parametrize(
+    ("width", "piece"), [(64, 64), (448, 448), (512, 256), (1408, 352), (14336, 448), (509 * 2, 1018)]
+)
+def test_pieces_are_as_wide_as_registers_hold(width: int, piece: int) -> None:
+    spec = ModelSpec("wide", 1, 64, 1, 1, 64, width, 100)
+    group = module_groups(spec)[GATE_UP]
+    assert group.piece_width == piece
+    assert [group.columns(index) for index in range(2)] == [slice(0, width), slice(width, 2 * width)]
+
+
+def test_wide_outputs_get_what_plain_products_give() -> None:
+    """Outputs of several pieces, ranks of several slots, tokens in bags and in a chunk that is padded."""
+    spec = ModelSpec("wide", 1, 512, 2, 1, 256, 1408, 100, dtype_bytes=4)
+    adapters = [AdapterSpec(name, rank, TARGET_MODULES) for name, rank in RANKS.items()]
+    layouts = {adapter.adapter_id: UnitLayout.of(adapter, spec, 2 * BLOCK_TOKENS) for adapter in adapters}
+    generator = torch.Generator().manual_seed(4)
+    hbm = torch.randn(200, spec.block_elems(2 * BLOCK_TOKENS), generator=generator) / 8
+    blocks, first = {}, 0
+    for name, layout in layouts.items():
+        blocks[name] = list(range(first, first + layout.num_blocks))
+        first += layout.num_blocks
+    bank = AdapterBank(spec, layouts, torch.float32, 8)
+    entries = bank.stitch(hbm, {name: (0, of_adapter) for name, of_adapter in blocks.items()})
+    users = ["b", None, "a", "c"]
+    places = [entries[user].place if user else None for user in users]
+    segments = [Segment(row, row + 1, user) for row, user in enumerate(users)] + [Segment(4, 9, "b")]
+    stitched = StitchedAdapters(bank, bags_for(bank.groups, places), 4, segments[4:], entries)
+    units = {name: gather_units(hbm, torch.tensor(blocks[name]), layouts[name]) for name in layouts}
+    plain = GatheredAdapters(bank.groups, segments, units, layouts)
+    for index, group in enumerate(bank.groups):
+        x = torch.randn(11, group.fan_in, generator=generator) / group.fan_in**0.5
+        out = torch.randn(11, group.num_pieces * group.piece_width, generator=generator)
+        added, expected = out.clone(), out.clone()
+        stitched.add(0, index, x, added)
+        plain.add(0, index, x, expected)
+        torch.testing.assert_close(added, expected, rtol=1e-5, atol=1e-5)
+        assert torch.equal(added[[1, 9, 10]], out[[1, 9, 10]])
+        assert not torch.equal(added[8], out[8])
