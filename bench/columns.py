@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,8 +109,14 @@ class RequestColumns:
 
     def token_gaps_ms(self) -> FloatArray:
         """The gaps between consecutive output tokens, pooled over the requests."""
-        gaps = [np.diff(record.token_times) for record in self.records if len(record.token_times) > 1]
-        return np.concatenate(gaps) * MILLISECONDS if gaps else np.empty(0)
+        ends = np.cumsum([len(record.token_times) for record in self.records], dtype=np.int64)
+        if not len(ends) or not ends[-1]:
+            return np.empty(0)
+        # All at once: a run has millions of tokens, and an array for each request costs more than its tokens.
+        times_s = np.fromiter(chain.from_iterable(record.token_times for record in self.records), float, int(ends[-1]))
+        is_within = np.ones(len(times_s), dtype=np.bool_)
+        is_within[ends[ends < len(times_s)]] = False  # the first token of each request but the first
+        return np.diff(times_s)[is_within[1:]] * MILLISECONDS
 
     def with_status(self, status: str) -> "RequestColumns":
         return RequestColumns([record for record in self.records if record.status == status])

@@ -13,6 +13,7 @@ Tokens = npt.NDArray[np.uint32]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
+_SHIFT1, _SHIFT2, _SHIFT3 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
 def segment_tokens(segment_id: str, start: int, length: int, vocab_size: int) -> Tokens:
@@ -24,14 +25,16 @@ def segment_tokens(segment_id: str, start: int, length: int, vocab_size: int) ->
     return _cached_segment(segment_id, start, length, vocab_size)
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=32768)
 def _cached_segment(segment_id: str, start: int, length: int, vocab_size: int) -> Tokens:
-    seed = np.uint64(xxh3_64_intdigest(segment_id.encode()))
-    with np.errstate(over="ignore"):
-        z = (np.arange(start + 1, start + length + 1, dtype=np.uint64) * _GOLDEN) + seed
-        z = (z ^ (z >> np.uint64(30))) * _MIX1
-        z = (z ^ (z >> np.uint64(27))) * _MIX2
-        z = z ^ (z >> np.uint64(31))
+    z = np.arange(start + 1, start + length + 1, dtype=np.uint64)
+    z *= _GOLDEN
+    z += np.uint64(xxh3_64_intdigest(segment_id.encode()))
+    z ^= z >> _SHIFT1
+    z *= _MIX1
+    z ^= z >> _SHIFT2
+    z *= _MIX2
+    z ^= z >> _SHIFT3
     tokens = (z % np.uint64(vocab_size)).astype(np.uint32)
     tokens.setflags(write=False)
     return tokens
@@ -63,6 +66,7 @@ def replayed_output(request: Request, vocab_size: int) -> Tokens:
     return output
 
 
+@lru_cache(maxsize=8192)
 def adapter_seed(adapter_id: str | None, salt: str | None = None) -> int:
     """The hash that starts every chain of one adapter; the base model has its own, and so has each salt."""
     seed = xxh3_64_intdigest(("base" if adapter_id is None else "adapter:" + adapter_id).encode())

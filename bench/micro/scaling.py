@@ -30,6 +30,7 @@ from libra.engine.profile import datasheet_profile
 from libra.engine.replay import replay
 from libra.spec import DEVICES, GIB, MODELS, AdapterSpec
 from workloads.demand import Demand
+from workloads.garbage import collection_paused
 from workloads.registry import find_workload
 
 DEVICE, MODEL = DEVICES["h800"], MODELS["llama3-8b"]
@@ -86,9 +87,10 @@ def measure_size(size: Size) -> Cost:
     hbm_bytes = default_hbm_bytes(DEVICE, MODEL, 1)
     sizes = CacheSizes.from_bytes(hbm_bytes, HOST_BYTES, MODEL.block_bytes(BLOCK_TOKENS))
     engine = build_simulated_engine(POLICIES[size.policy], MODEL, specs, sizes, datasheet_profile(DEVICE, MODEL, 1))
-    started_s = process_time()
-    result = replay(engine, requests)
-    cpu_s = process_time() - started_s
+    with collection_paused():  # as `libra bench` does
+        started_s = process_time()
+        result = replay(engine, requests)
+        cpu_s = process_time() - started_s
     return Cost(
         **asdict(size) | {"num_requests": len(requests)},
         num_steps=int(result.counters["num_steps"]),

@@ -230,6 +230,7 @@ def test_admission(benchmark: BenchmarkFixture) -> None:
 def test_simulator_half_an_hour_of_chatbot(benchmark: BenchmarkFixture, name: str) -> None:
     """(e) 1,800 s of chatbot at 5 req/s, llama3-8b on an h800, 50 adapters. Target: 15 s and 500 MB."""
     from workloads.demand import Demand
+    from workloads.garbage import collection_paused
     from workloads.registry import WORKLOADS
 
     trace = WORKLOADS["chatbot"].generate(Demand(num_adapters=50, request_rate=5.0, duration_s=1800.0))
@@ -240,7 +241,8 @@ def test_simulator_half_an_hour_of_chatbot(benchmark: BenchmarkFixture, name: st
     def simulate() -> int:
         profile = datasheet_profile(device, MODEL, 1)
         engine = build_simulated_engine(POLICIES[name], MODEL, specs, sizes, profile)
-        result = replay(engine, trace.requests)
+        with collection_paused():  # as `libra bench` does
+            result = replay(engine, trace.requests)
         return sum(record.status == "finished" for record in result.records)
 
     finished = benchmark.pedantic(simulate, rounds=1, iterations=1)

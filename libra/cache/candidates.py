@@ -34,6 +34,8 @@ class Candidates:
             nodes = np.concatenate([nodes, np.array(self._added, dtype=np.intp)])
             self._added.clear()
             nodes.sort(kind="stable")  # next to nothing to do where all but the tail is sorted
-            nodes = nodes[np.append(True, nodes[1:] != nodes[:-1])]
+            is_new = np.ones(len(nodes), dtype=np.bool_)
+            np.not_equal(nodes[1:], nodes[:-1], out=is_new[1:])
+            nodes = nodes[is_new]
         self._nodes = nodes[self._meets(nodes)]
         return self._nodes

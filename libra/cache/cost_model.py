@@ -25,7 +25,7 @@ def low_lora(shares: npt.NDArray[np.float64], batch_size: float) -> float:
 
     ``shares``: each adapter's share of recent requests, [num_adapters]. ``batch_size``: mean of the last 5 s.
     """
-    return float(np.sum(1.0 - (1.0 - shares) ** batch_size))
+    return float((1.0 - (1.0 - shares) ** batch_size).sum())
 
 
 def log_adapter_eval(
@@ -38,9 +38,8 @@ def log_adapter_eval(
     adapter nodes and 1 on KV nodes, the reading that is right in both swap directions.
     """
     after_swap = adapters_in_hbm + (1 if swap == "in" else -1)
-    of_adapters, of_kv = (
-        math.log(max(low, SMALLEST_COUNT) / max(now, SMALLEST_COUNT)) for now in (after_swap, adapters_in_hbm)
-    )
+    of_adapters = math.log(max(low, SMALLEST_COUNT) / max(after_swap, SMALLEST_COUNT))
+    of_kv = math.log(max(low, SMALLEST_COUNT) / max(adapters_in_hbm, SMALLEST_COUNT))
     if reading == "hpca":
         return np.where(is_adapter, min(0.0, -of_adapters), min(0.0, -of_kv))
     return np.where(is_adapter, max(0.0, of_adapters), max(0.0, of_kv) if reading == "v1" else 0.0)
@@ -80,12 +79,13 @@ class CostModel(Ranker):
 
     def score(self, tree: DependencyTree, nodes: Indices, context: RankingContext) -> Scores:
         scores = np.zeros(len(nodes))
+        idle_s = context.now_s - tree.last_use[nodes]
         if self.use_cost:
             scores += tree.log_bytes[nodes] - math.log(context.link_bytes_per_s)
         if self.use_visits:
-            scores += tree.log_visits_at(nodes, context.now_s)
+            scores += tree.log_visits_after(idle_s, nodes)
         if self.use_recency:
-            scores += log_recency(context.now_s - tree.last_use[nodes], self.tau_s)
+            scores += log_recency(idle_s, self.tau_s)
         if self.use_adapter_eval and context.tier == "hbm":
             scores += log_adapter_eval(
                 self.eq4, tree.is_adapter[nodes], context.swap, context.adapters_in_hbm, context.low_lora

@@ -162,7 +162,7 @@ class CacheManager:
             if needed[kind] > memory.obtainable_blocks(kind) - memory.pooled(kept, kind):
                 tree.unpin(path)
                 return self._refuse(sequence, kind, had_claim)
-        memory.rescue(path)
+        memory.rescue(path, memory.clock.now())
         for kind in kinds:
             shortage = needed[kind] - memory.soon_free_blocks(kind)
             if shortage > 0:
@@ -209,6 +209,8 @@ class CacheManager:
     def _reachable(self, adapter_node: int, nodes: Indices) -> Indices:
         """The matched chain up to a node that is being saved below one that has left already: calling it back would
         leave it in HBM without its parent until that is loaded."""
+        if not any(self.memory.tree.leaving_blocks):
+            return nodes
         states = self.memory.tree.hbm[np.append(adapter_node, nodes)]
         if LEAVING not in states or ABSENT not in states:
             return nodes
@@ -336,26 +338,28 @@ class CacheManager:
         self.holdings[sequence].num_private += 1
         return True
 
-    def commit(self, sequence: Sequence) -> None:
-        """Enters the blocks that ``num_computed`` has filled into the tree, so that others can share them."""
+    def commit(self, sequence: Sequence, filled_s: float | None = None) -> None:
+        """Enters the blocks that ``num_computed`` has filled into the tree, so that others can share them. They were
+        full at ``filled_s``: now, unless several steps are booked at once."""
         holding = self.holdings[sequence]
         full = sequence.num_computed // self.block_tokens
         if not holding.shares or full <= len(holding.path):
             return
         labels = sequence.hashes(full)
+        now_s = self.memory.clock.now() if filled_s is None else filled_s
         while holding.shares and len(holding.path) < full:
             first = len(holding.path)
             parent = holding.path[-1] if holding.path else holding.adapter_node
             node = self.memory.tree.find(parent, labels[first])
             if node is not None:
-                if not self._join(sequence, holding, node, first):
+                if not self._join(sequence, holding, node, first, now_s):
                     return
             else:
-                self._insert(sequence, holding, parent, first, labels[first:full])
+                self._insert(sequence, holding, parent, labels[first:full], now_s)
 
-    def _insert(self, sequence: Sequence, holding: Holding, parent: int, first: int, labels: list[int]) -> None:
+    def _insert(self, sequence: Sequence, holding: Holding, parent: int, labels: list[int], now_s: float) -> None:
         """Adds a chain of new nodes; stops sharing when a label is taken elsewhere (a hash collision)."""
-        tree, now_s = self.memory.tree, self.memory.clock.now()
+        tree, first = self.memory.tree, len(holding.path)
         taken = next((i for i, label in enumerate(labels) if tree.has_label(label)), len(labels))
         if taken == 0:
             holding.shares = False
@@ -369,7 +373,7 @@ class CacheManager:
         holding.num_private -= taken
         self.memory.ranker.on_insert(tree, nodes, now_s)
 
-    def _join(self, sequence: Sequence, holding: Holding, node: int, position: int) -> bool:
+    def _join(self, sequence: Sequence, holding: Holding, node: int, position: int, now_s: float) -> bool:
         """Meets a node that exists already: shares its block, or lends it this copy when HBM has none.
 
         False while the node's own data is on its way: the sequence keeps its private copy and asks again later.
@@ -377,7 +381,7 @@ class CacheManager:
         memory, tree = self.memory, self.memory.tree
         as_array = np.array([node], dtype=np.intp)
         own = sequence.block_table[position]
-        memory.rescue(as_array)
+        memory.rescue(as_array, now_s)
         if tree.hbm[node] == PRESENT:
             sequence.block_table[position] = tree.hbm_blocks[node][0]
             memory.region(KV).release([own])
@@ -386,7 +390,7 @@ class CacheManager:
             tree.hbm_blocks[node] = (own,)
             memory.region(KV).assign([own], node)
             tree.move(as_array, PRESENT)
-            memory.ranker.on_enter(tree, as_array, memory.clock.now(), prefetched=False)
+            memory.ranker.on_enter(tree, as_array, now_s, prefetched=False)
         else:
             return False
         tree.pin(as_array)

@@ -194,31 +194,32 @@ class CacheMemory:
         if self.evictions is not None:
             self.evictions += [(tree.adapter_ids[int(tree.adapter[node])], tree.labels[node]) for node in victims]
         tree.move(nodes, LEAVING)
-        on_host = tree.host[nodes]
-        being_saved = on_host == SAVING
-        for node in nodes[being_saved].tolist():
+        # Victims are few as a rule: lists are sooner through with them than numpy.
+        on_host = tree.host[nodes].tolist()
+        being_saved = [node for node, state in zip(victims, on_host, strict=True) if state == SAVING]
+        for node in being_saved:
             self.link.promote(self.saving[node])
-        unsaved = nodes[(on_host == ABSENT) & (tree.is_adapter[nodes] | self.policy.host_kv_tier)]
-        to_save = self._take_host_room(unsaved)
-        if len(to_save) < len(nodes):
-            saved = set(to_save)
-            self._free_hbm([node for node in nodes[~being_saved].tolist() if node not in saved])
+        may_save = [is_one or self.policy.host_kv_tier for is_one in tree.is_adapter[nodes].tolist()]
+        places = zip(victims, on_host, may_save, strict=True)
+        to_save = self._take_host_room([node for node, state, may in places if state == ABSENT and may])
+        if len(to_save) < len(victims):
+            on_their_way = {*to_save, *being_saved}
+            self._free_hbm([node for node in victims if node not in on_their_way])
         self._save(to_save, Priority.DEMAND)
 
-    def _take_host_room(self, nodes: Indices) -> list[int]:
+    def _take_host_room(self, nodes: list[int]) -> list[int]:
         """Takes host blocks for the first of ``nodes`` for which room can be made; returns those."""
-        if len(nodes) == 0:
+        if not nodes:
             return []
         tree, region = self.tree, self.host.kv_region
-        chosen: list[int] = nodes.tolist()
         sizes, are_adapters = tree.host_size[nodes].tolist(), tree.is_adapter[nodes].tolist()
         self.make_host_room(sum(sizes), spare_adapters=not all(are_adapters))
-        if len(chosen) <= region.num_free and not any(are_adapters):
-            for node, block in zip(chosen, region.allocate_each(chosen), strict=True):
+        if len(nodes) <= region.num_free and not any(are_adapters):
+            for node, block in zip(nodes, region.allocate_each(nodes), strict=True):
                 tree.host_blocks[node] = (block,)
-            return chosen
+            return nodes
         with_room, free = [], region.num_free
-        for node, size in zip(chosen, sizes, strict=True):
+        for node, size in zip(nodes, sizes, strict=True):
             if size <= free:
                 free -= size
                 tree.host_blocks[node] = region.allocate(size, node)
@@ -233,17 +234,19 @@ class CacheMemory:
         nodes = np.array(victims, dtype=np.intp)
         tree.move(nodes, ABSENT)
         tree.prefetched[nodes] = False
-        is_adapter = tree.is_adapter[nodes]
-        for kind, of_kind in zip(KINDS, (nodes[~is_adapter].tolist(), nodes[is_adapter].tolist()), strict=True):
-            self.region(kind).release([block for node in of_kind for block in tree.hbm_blocks[node]])
-            for node in of_kind:
+        by_kind: tuple[list[int], list[int]] = ([], [])
+        for node, is_adapter in zip(victims, tree.is_adapter[nodes].tolist(), strict=True):
+            by_kind[is_adapter].append(node)
+        for kind in KINDS:
+            self.region(kind).release([block for node in by_kind[kind] for block in tree.hbm_blocks[node]])
+            for node in by_kind[kind]:
                 tree.hbm_blocks[node] = ()
-            self.versions[kind] += len(of_kind)
-        self._forget_kv(nodes[~is_adapter & (tree.host[nodes] == ABSENT)])
+            self.versions[kind] += len(by_kind[kind])
+        self._forget_kv([node for node in by_kind[KV] if tree.host.item(node) == ABSENT])
 
-    def _forget_kv(self, nodes: Indices) -> None:
+    def _forget_kv(self, nodes: list[int]) -> None:
         self.counters.dropped_kv_blocks += len(nodes)
-        removed = [gone for node in nodes.tolist() for gone in self.tree.remove_if_gone(node)]
+        removed = [gone for node in nodes for gone in self.tree.remove_if_gone(node)]
         if removed:
             self.ranker.on_forget(self.tree, np.array(removed, dtype=np.intp), self.clock.now())
 
@@ -257,7 +260,7 @@ class CacheMemory:
                 nodes=chunk,
                 hbm_blocks=[block for node in chunk for block in tree.hbm_blocks[node][: tree.host_size[node]]],
                 host_blocks=[block for node in chunk for block in tree.host_blocks[node]],
-                num_bytes=int(tree.num_bytes[chunk].sum()),
+                num_bytes=sum(tree.num_bytes[chunk].tolist()),
                 priority=priority,
             )
             tree.enter_host(chunk, SAVING)
@@ -272,14 +275,14 @@ class CacheMemory:
         unsaved = path[self.tree.host[path] == ABSENT]
         if only_free:
             unsaved = unsaved[: self.host.kv_region.num_free]
-        self._save(self._take_host_room(unsaved), Priority.PREFETCH)
+        self._save(self._take_host_room(unsaved.tolist()), Priority.PREFETCH)
 
-    def rescue(self, nodes: Indices) -> None:
+    def rescue(self, nodes: Indices, now_s: float) -> None:
         """Calls back nodes whose save is in flight: they stay in HBM, and the host copy will be a second one."""
         leaving = nodes[self.tree.hbm[nodes] == LEAVING]
         if len(leaving):
             self.tree.move(leaving, PRESENT)
-            self.ranker.on_enter(self.tree, leaving, self.clock.now(), prefetched=False)
+            self.ranker.on_enter(self.tree, leaving, now_s, prefetched=False)
             self.note_room()  # who waits for these saves must evict others instead
 
     # ---- the host tier ---------------------------------------------------------------------------------------------
@@ -319,7 +322,8 @@ class CacheMemory:
         self.host.kv_region.release([block for node in victims for block in tree.host_blocks[node]])
         for node in victims:
             tree.host_blocks[node] = ()
-        self._forget_kv(nodes[~tree.is_adapter[nodes] & (tree.hbm[nodes] == ABSENT)])
+        is_gone = ~tree.is_adapter[nodes] & (tree.hbm[nodes] == ABSENT)
+        self._forget_kv(nodes[is_gone].tolist())
 
     # ---- coming into HBM -------------------------------------------------------------------------------------------
 
@@ -392,7 +396,7 @@ class CacheMemory:
             for node in transfer.nodes:
                 del self.saving[node]
             tree.host[transfer.nodes] = PRESENT
-            self._free_hbm([node for node in transfer.nodes if tree.hbm[node] == LEAVING])
+            self._free_hbm([node for node in transfer.nodes if tree.hbm.item(node) == LEAVING])
             return
         for node in transfer.nodes:
             del self.loading[node]

@@ -77,15 +77,12 @@ class BlockTier:
         self.name = name
         self.num_blocks = num_blocks
         self.owner = [FREE] * num_blocks
+        self.is_split = adapter_blocks is not None
         if adapter_blocks is None:
             self.kv_region = self.adapter_region = Region(0, num_blocks, self.owner)
         else:
             self.adapter_region = Region(0, adapter_blocks, self.owner)
             self.kv_region = Region(adapter_blocks, num_blocks - adapter_blocks, self.owner)
-
-    @property
-    def is_split(self) -> bool:
-        return self.adapter_region is not self.kv_region
 
     @property
     def regions(self) -> list[Region]:

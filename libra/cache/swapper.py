@@ -50,7 +50,8 @@ class Swapper:
         comes when nothing else is on its way. Adapters in HBM are counted anew after each adapter that comes.
         """
         memory, tree = self.memory, self.memory.tree
-        on_its_way = int(tree.num_bytes[(tree.hbm == LOADING) & tree.prefetched].sum())
+        ahead = [node for node in memory.loading if tree.prefetched[node]]
+        on_its_way = int(tree.num_bytes[ahead].sum()) if ahead else 0
         budget = memory.link.bytes_per_s(Direction.IN) * self.config.tick_s - on_its_way
         while nodes := self._best_on_host(kind, room, budget, link_is_idle=on_its_way == 0):
             memory.load(nodes, Priority.PREFETCH)

@@ -213,10 +213,11 @@ class DependencyTree:
         """Deletes a KV node that holds nothing and has no children, then its parent on the same terms; returns those
         deleted."""
         removed: list[int] = []
-        while self.in_use[node] and not self.is_adapter[node]:
-            if self.hbm[node] != ABSENT or self.host[node] != ABSENT or self.children[node] or self.pins[node]:
+        hbm, host, children, pins = self.hbm.item, self.host.item, self.children.item, self.pins.item
+        while self.in_use.item(node) and not self.is_adapter.item(node):
+            if hbm(node) != ABSENT or host(node) != ABSENT or children(node) or pins(node):
                 break
-            parent = int(self.parent[node])
+            parent = self.parent.item(node)
             del self._index[self.labels[node]]
             self.in_use[node] = False
             self._free_nodes.append(node)
@@ -261,7 +262,7 @@ class DependencyTree:
         step = (state in _INSIDE) - (old in _INSIDE)
         if step:
             np.add.at(self.hbm_children, self.parent[nodes], np.int32(step))
-            self.adapters_in_hbm += step * int(np.count_nonzero(self.is_adapter[nodes]))
+            self.adapters_in_hbm += step * sum(self.is_adapter[nodes].tolist())
             self._hbm_leaves.add((nodes if step > 0 else self.parent[nodes]).tolist())
             if step > 0:
                 self._host_leaves.add(nodes.tolist())
@@ -307,8 +308,11 @@ class DependencyTree:
 
     def log_visits_at(self, nodes: Indices, now_s: float) -> npt.NDArray[np.float64]:
         """Natural log of the visit counts decayed to ``now_s``; never below NEVER_VISITED."""
-        decayed = self.log_visits[nodes] - (now_s - self.last_use[nodes]) * self.decay_rate
-        return np.maximum(decayed, NEVER_VISITED)
+        return self.log_visits_after(now_s - self.last_use[nodes], nodes)
+
+    def log_visits_after(self, idle_s: npt.NDArray[np.float64], nodes: Indices) -> npt.NDArray[np.float64]:
+        """The same when ``nodes`` have been idle for ``idle_s``."""
+        return np.maximum(self.log_visits[nodes] - idle_s * self.decay_rate, NEVER_VISITED)
 
     def residency(self, node: int) -> Residency:
         hbm, host = self.hbm[node], self.host[node]
@@ -351,12 +355,6 @@ class DependencyTree:
 
     def _is_host_leaf(self, nodes: Indices) -> Mask:
         mask: Mask = (self.host[nodes] != ABSENT) & ((self.hbm[nodes] != ABSENT) | (self.children[nodes] == 0))
-        return mask
-
-    def host_frontier(self) -> Mask:
-        """Mask of the nodes only host memory holds whose parent is in HBM (invariant 3)."""
-        parent_in_hbm = (self.hbm[self.parent] == PRESENT) | (self.hbm[self.parent] == LOADING)
-        mask: Mask = (self.host == PRESENT) & (self.hbm == ABSENT) & parent_in_hbm & self.in_use
         return mask
 
     def usable_in_hbm(self) -> Mask:

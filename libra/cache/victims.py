@@ -120,27 +120,29 @@ class VictimOrder(ABC):
 
     def _sorted_runs(self, nodes: Indices) -> Iterator[list[Rank]]:
         """The ranks of ``nodes`` in order, a run at a time. Scores are taken at once, sorting waits until it is due."""
-        groups = [(group, members, self._score(members)) for group, members in enumerate(self._groups(nodes))]
+        groups = [(members, self._score(members)) for members in self._groups(nodes)]
+        return _runs(self._tree, groups)
 
-        def runs() -> Iterator[list[Rank]]:
-            length = RUN_LENGTH
-            for group, rest, scores in groups:
-                while len(rest) > length:
-                    # What ties with the boundary belongs to the run too, or ties would fall by partition order.
-                    lowest = scores <= np.partition(scores, length)[length]
-                    yield self._sorted(group, rest[lowest], scores[lowest])
-                    rest, scores = rest[~lowest], scores[~lowest]
-                    length *= RUN_GROWTH
-                if len(rest):
-                    yield self._sorted(group, rest, scores)
 
-        return runs()
+def _runs(tree: DependencyTree, groups: list[tuple[Indices, Scores]]) -> Iterator[list[Rank]]:
+    """It knows nothing of the order that reads it: an order that is done with goes without the garbage collector."""
+    length = RUN_LENGTH
+    for group, (rest, scores) in enumerate(groups):
+        while len(rest) > length:
+            # What ties with the boundary belongs to the run too, or ties would fall by partition order.
+            lowest = scores <= np.partition(scores, length)[length]
+            yield _sorted(tree, group, rest[lowest], scores[lowest])
+            rest, scores = rest[~lowest], scores[~lowest]
+            length *= RUN_GROWTH
+        if len(rest):
+            yield _sorted(tree, group, rest, scores)
 
-    def _sorted(self, group: int, nodes: Indices, scores: Scores) -> list[Rank]:
-        depth = self._tree.depth[nodes]
-        order = np.lexsort((nodes, -depth, scores))
-        columns = (scores[order].tolist(), (-depth[order]).tolist(), nodes[order].tolist())
-        return list(zip(repeat(group), *columns, strict=False))
+
+def _sorted(tree: DependencyTree, group: int, nodes: Indices, scores: Scores) -> list[Rank]:
+    depth = tree.depth[nodes]
+    order = np.lexsort((nodes, -depth, scores))
+    columns = (scores[order].tolist(), (-depth[order]).tolist(), nodes[order].tolist())
+    return list(zip(repeat(group), *columns, strict=False))
 
 
 class HbmVictims(VictimOrder):
@@ -188,13 +190,14 @@ class HostVictims(VictimOrder):
         return self._tree.children
 
     def _is_exempt(self, node: int) -> bool:
-        return bool(self._tree.hbm[node] == PRESENT)
+        return bool(self._tree.hbm.item(node) == PRESENT)
 
     def _eligible(self, node: int) -> bool:
         tree = self._tree
-        if tree.hbm[node] == PRESENT:
-            return bool(tree.host[node] == PRESENT and not tree.is_adapter[node])
-        return bool(tree.host[node] == PRESENT and tree.hbm[node] == ABSENT and tree.pins[node] == 0)
+        if tree.host.item(node) != PRESENT:
+            return False
+        hbm = tree.hbm.item(node)
+        return not tree.is_adapter.item(node) if hbm == PRESENT else hbm == ABSENT and tree.pins.item(node) == 0
 
     def _groups(self, nodes: Indices) -> list[Indices]:
         second_copy, is_adapter = self._tree.hbm[nodes] == PRESENT, self._tree.is_adapter[nodes]
@@ -202,4 +205,4 @@ class HostVictims(VictimOrder):
 
     def _group(self, node: int) -> int:
         tree = self._tree
-        return 0 if tree.hbm[node] == PRESENT else 1 + int(tree.is_adapter[node])
+        return 0 if tree.hbm.item(node) == PRESENT else 1 + int(tree.is_adapter.item(node))

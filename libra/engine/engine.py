@@ -8,6 +8,7 @@ import numpy as np
 
 from libra.cache.holding import AdapterInUse
 from libra.cache.manager import CacheManager
+from libra.cache.memory import KV
 from libra.clock import Clock
 from libra.engine.config import EngineConfig
 from libra.engine.executor import Executor, Rest, StepBatch, StepResult
@@ -65,11 +66,12 @@ class Engine:
         (a named filler where the trace records none), so that every run of a trace sees the same tokens.
         """
         output = replayed_output(request, self.vocab_size) if sampling is None else None
-        tokens = np.zeros(request.num_prompt_tokens + request.output_tokens, dtype=np.uint32)
-        tokens[: request.num_prompt_tokens] = prompt_tokens(request, self.vocab_size)
+        prompt = prompt_tokens(request, self.vocab_size)
+        tokens = np.zeros(len(prompt) + request.output_tokens, dtype=np.uint32)
+        tokens[: len(prompt)] = prompt
         sequence = Sequence(request, tokens, self.config.block_tokens, output, sampling or SamplingParams())
         reason = self.manager.reason_never_fits(sequence.adapter_id, sequence.max_tokens)
-        if request.num_prompt_tokens < 1 or request.output_tokens < 1:
+        if sequence.num_prompt_tokens < 1 or request.output_tokens < 1:
             reason = "needs at least one prompt token and one output token"
         if reason is None:
             self.scheduler.add(sequence)
@@ -134,8 +136,11 @@ class Engine:
         batch = self.scheduler.schedule()
         if not batch:
             return False
-        before_s = self.clock.now()
-        result = self.executor.execute(batch, self._max_steps(batch), min(next_arrival_s, self.next_event_s()))
+        before_s, wants_room = self.clock.now(), self._wants_room(batch)
+        # Whoever finishes may write back over what has been saved before.
+        awaits_saves = wants_room or self.manager.policy.write_back != "on_evict"
+        until_s = min(next_arrival_s, self.next_event_s(awaits_saves))
+        result = self.executor.execute(batch, self._max_steps(batch, wants_room), until_s)
         self.num_steps += len(result.step_ends)
         before_s, end_s = [before_s, *result.step_ends][-2:]
         self.scheduler.step_s = end_s - before_s
@@ -161,6 +166,8 @@ class Engine:
 
     def _give_up_failed_loads(self) -> None:
         """Ends every request of an adapter that could not be read: none of them can go on without it."""
+        if not self.manager.failed_loads:
+            return
         for load in self.manager.failed_loads:
             for sequence in self.requests_of(str(load.adapter_id)):
                 sequence.record.reason = str(load.error)
@@ -169,9 +176,9 @@ class Engine:
         for load in self.manager.abandon_failed():
             self.on_failed_load(load)
 
-    def next_event_s(self) -> float:
-        """The next tick, sample, end of passing or known end of a transfer."""
-        transfer_s = self.manager.memory.link.next_completion_s()
+    def next_event_s(self, awaits_saves: bool = True) -> float:
+        """The next tick, sample, end of passing or known end of a transfer; of a save only with ``awaits_saves``."""
+        transfer_s = self.manager.memory.link.next_completion_s(saves=awaits_saves)
         known_s = min(self._next_tick_s(), self._next_sample_s(), self.scheduler.next_deadline_s())
         return known_s if transfer_s is None else min(known_s, transfer_s)
 
@@ -195,23 +202,50 @@ class Engine:
             while self._next_sample_s() <= now_s:
                 self._num_samples += 1
 
-    def _max_steps(self, batch: StepBatch) -> int:
-        """How many identical decode steps there are before a sequence ends or fills its last block."""
+    def _wants_room(self, batch: StepBatch) -> bool:
+        """Whether blocks that come free before the steps of ``batch`` are over would be taken by others. Whoever is
+        admitted while a step computes may be one of them."""
+        return self.executor.while_busy is not None or self.scheduler.wants_room(batch)
+
+    def _max_steps(self, batch: StepBatch, wants_room: bool) -> int:
+        """How many identical decode steps there are before a sequence ends or needs a block that it may not get. A
+        block that fills may turn out to be known, and so come free."""
         if batch.prefill or not self.config.jump or not self.scheduler.is_settled(batch):
             return 1
-        block_tokens = self.config.block_tokens
         if True in [one.may_stop for one in batch.decode]:
             return 1
         to_end = min([one.max_tokens - one.num_tokens for one in batch.decode])
-        to_full_block = min([len(one.block_table) * block_tokens - one.num_computed for one in batch.decode])
-        return min(to_end, to_full_block)
+        spare = 0 if wants_room else self.manager.memory.region(KV).num_free
+        rooms = sorted([self._room(one) for one in batch.decode])
+        # Nobody fills two blocks in one go.
+        return min(to_end, rooms[spare] if spare < len(rooms) else rooms[0] + self.config.block_tokens)
+
+    def _room(self, sequence: Sequence) -> int:
+        """Tokens that fit into the blocks of ``sequence`` yet."""
+        return len(sequence.block_table) * self.config.block_tokens - sequence.num_computed
+
+    def _book_full_blocks(self, decode: list[Sequence], step_ends: list[float]) -> None:
+        """Shares the blocks that have filled before the last of several steps and hands out the next ones, step by
+        step: as it would have gone one step at a time."""
+        filled: dict[int, list[Sequence]] = {}
+        for sequence in decode:
+            if (room := self._room(sequence)) < len(step_ends):
+                filled.setdefault(room, []).append(sequence)
+        for num_steps in sorted(filled):
+            for sequence in filled[num_steps]:
+                sequence.num_computed += num_steps
+                self.manager.commit(sequence, step_ends[num_steps - 1])
+            for sequence in filled[num_steps]:
+                self.manager.grow(sequence)
 
     def _commit(self, batch: StepBatch, result: StepResult) -> None:
         """Books the computed tokens: appends, shares full blocks, ends what is complete."""
         step_ends, block_tokens = result.step_ends, self.config.block_tokens
+        if len(step_ends) > 1:
+            self._book_full_blocks(batch.decode, step_ends)
         sampled, logprobs = chain(result.tokens, repeat(0)), chain(result.logprobs, repeat(None))
         for sequence, token, likely in zip(batch.decode, sampled, logprobs, strict=False):
-            sequence.num_computed += len(step_ends)
+            sequence.num_computed = sequence.num_tokens - 1 + len(step_ends)
             if sequence.num_computed % block_tokens == 0:
                 self.manager.commit(sequence)
             self._append(sequence, step_ends, token, likely)

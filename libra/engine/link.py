@@ -74,8 +74,9 @@ class Link(ABC):
         """
 
     @abstractmethod
-    def next_completion_s(self) -> float | None:
-        """When the next transfer finishes if that is known in advance (simulation), else None."""
+    def next_completion_s(self, saves: bool = True) -> float | None:
+        """When the next transfer, or without ``saves`` the next load, finishes if that is known in advance
+        (simulation), else None."""
 
     @abstractmethod
     def pending(self) -> bool:

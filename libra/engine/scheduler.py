@@ -75,6 +75,10 @@ class Scheduler:
         sitting_out = len(self.running) - len(batch.decode) - len(batch.prefill)
         return not self._may_admit() and not (sitting_out and self.manager.can_grow())
 
+    def wants_room(self, batch: StepBatch) -> bool:
+        """Whether anybody waits, or sits out of ``batch``, who might have use for blocks that come free."""
+        return bool(self.waiting) or len(self.running) > len(batch.decode) + len(batch.prefill)
+
     # ---- running sequences -----------------------------------------------------------------------------------------
 
     def _schedule_decodes(self, batch: StepBatch, budget: int) -> int:

@@ -45,6 +45,7 @@ class SimulatedLink(Link):
         self._rates = rates
         self._copier = copier
         self._channels = {direction: Channel() for direction in Direction}
+        self._load_channels = [self._channels[direction] for direction in Direction if direction is not Direction.OUT]
         self._finished: list[Transfer] = []
         self._num_pending = 0
 
@@ -88,10 +89,11 @@ class SimulatedLink(Link):
                     transfer.error = error
         return done
 
-    def next_completion_s(self) -> float | None:
+    def next_completion_s(self, saves: bool = True) -> float | None:
         if not self._num_pending:
             return None
-        busy = [channel.busy_until_s for channel in self._channels.values() if channel.in_service is not None]
+        channels = self._channels.values() if saves else self._load_channels
+        busy = [channel.busy_until_s for channel in channels if channel.in_service is not None]
         return min(busy, default=None)
 
     def pending(self) -> bool:

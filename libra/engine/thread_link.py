@@ -58,7 +58,7 @@ class ThreadLink(Link):
             self._shared.unpolled -= len(finished)
             return finished
 
-    def next_completion_s(self) -> float | None:
+    def next_completion_s(self, saves: bool = True) -> float | None:
         return None
 
     def pending(self) -> bool:

@@ -172,7 +172,7 @@ def test_a_ranker_hears_of_every_way_out_of_hbm_and_back() -> None:
     first, second = blocks = events[-1][1]
     events.clear()
     cache.memory.evict(0, 1)
-    cache.memory.rescue(np.array(blocks))  # its save has not ended
+    cache.memory.rescue(np.array(blocks), cache.clock.now())  # its save has not ended
     cache.memory.evict(0, 2)
     cache.settle()
     cache.memory.load([first], Priority.PREFETCH)
@@ -239,6 +239,8 @@ def test_a_file_without_that_policy_names_those_it_has(tmp_path: Path, variable:
 
 
 def test_a_missing_or_broken_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(LibraError, match=r"as in mine\.py:my_policy"):
+        find_policy("mine.py")
     with pytest.raises(LibraError, match="does not exist"):
         find_policy(f"{tmp_path / 'none.py'}:X")
     broken = tmp_path / "broken.py"

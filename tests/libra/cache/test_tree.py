@@ -189,14 +189,6 @@ def test_an_adapter_nowhere_is_on_disk_and_a_block_nowhere_is_gone() -> None:
 # ---- views ---------------------------------------------------------------------------------------------------------
 
 
-def test_host_frontier_is_what_may_come_in_next() -> None:
-    tree, (a,) = tree_with("a")
-    chain = add_chain(tree, a, 11, 12, 13)
-    for node in chain[1:]:
-        leave(tree, node, host=PRESENT)
-    assert np.flatnonzero(tree.host_frontier()).tolist() == [chain[1]]
-
-
 def test_kv_is_usable_only_with_its_adapter_and_its_whole_prefix() -> None:
     tree, (a, b) = tree_with("a", "b")
     chain_a, chain_b = add_chain(tree, a, 11, 12, 13), add_chain(tree, b, 21, 22)

@@ -1,5 +1,8 @@
 """The order in which nodes leave: ascending score, ties to the deeper node, parents after their children."""
 
+import gc
+import weakref
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,6 +82,20 @@ def test_an_order_outlives_the_growth_of_the_tree() -> None:
     tree.add_kv(nodes[1], range(5000, 5000 + 2 * tree.capacity), range(2 * tree.capacity), 1, 0.0)
     # Node 1 has a child again, a pinned one, so nobody may leave.
     assert order.take(1, tree.size) == []
+
+
+def test_an_order_that_is_done_with_goes_without_the_garbage_collector() -> None:
+    """There is one for every tick, and a simulation runs with the collector paused."""
+    tree, nodes = forest([-1] * (3 * RUN_LENGTH))
+    order = order_of(tree, nodes, [float(node) for node in nodes])
+    take(tree, order, 1)
+    gone = weakref.ref(order)
+    gc.disable()
+    try:
+        del order
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_a_parent_of_several_leaves_is_taken_once() -> None:
