@@ -6,20 +6,30 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
+from bench.engine_options import (
+    ENGINE,
+    MEMORY,
+    Backend,
+    BlockSize,
+    Dtype,
+    EnforceEager,
+    MaxNumBatchedTokens,
+    MaxNumSeqs,
+)
+from bench.exit_codes import FAILED
+from bench.help_page import LibraCommand
 from bench.real_device import REAL_DEVICES
 from bench.settings import CPU, CUDA
 from libra.engine.config import EngineConfig
 from libra.errors import LibraError, unknown
 from libra.server.settings import MIB, EngineSettings, ServerSettings
 
-FAILED = 1
 # vLLM takes several values after one flag; these flags may be repeated, and so may take them too.
 _LISTS = ("--lora", "--lora-modules")
 
 
-class ServeCommand(TyperCommand):
+class ServeCommand(LibraCommand):
     """Understands `--lora-modules a=PATH b=PATH` beside one flag for each."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -52,18 +62,14 @@ def serve(
     ] = None,
     max_lora_rank: Annotated[int | None, typer.Option(min=1, help="Largest rank accepted; 128 unless given.")] = None,
     policy: Annotated[str, typer.Option(help="See `libra policies`, or path/to/file.py:name.")] = "fastlibra",
-    device: Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")] = EngineSettings.device,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help=f"float32, bfloat16 or float16.  \\[default: {CPU.dtype} on cpu, {CUDA.dtype} on cuda]"),
-    ] = None,
-    backend: Annotated[
-        str | None,
-        typer.Option(help=f"torch or triton.  \\[default: {CPU.backend} on cpu, {CUDA.backend} on cuda]"),
-    ] = None,
-    enforce_eager: Annotated[
-        bool, typer.Option("--enforce-eager", help="On cuda: capture no CUDA graphs for decode steps.")
-    ] = EngineSettings.enforce_eager,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu or cuda.", rich_help_panel=ENGINE)] = (
+        EngineSettings.device
+    ),
+    dtype: Dtype = None,
+    backend: Backend = None,
+    enforce_eager: EnforceEager = EngineSettings.enforce_eager,
+    max_num_batched_tokens: MaxNumBatchedTokens = EngineConfig().max_num_batched_tokens,
+    max_num_seqs: MaxNumSeqs = EngineConfig().max_num_seqs,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = ServerSettings.host,
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = ServerSettings.port,
     api_key: Annotated[
@@ -77,23 +83,26 @@ def serve(
         float | None,
         typer.Option(
             help="HBM for adapters and KV."
-            f"  \\[default: {EngineSettings.hbm_cache_gib:g} on cpu, all that the weights leave on cuda]"
+            f"  [default: {EngineSettings.hbm_cache_gib:g} on cpu, all that the weights leave on cuda]",
+            rich_help_panel=MEMORY,
         ),
     ] = None,
     host_cache_gib: Annotated[
         float | None,
         typer.Option(
             help="Host memory for both, pinned at the start on cuda."
-            f"  \\[default: {CPU.host_cache_gib:g} on cpu, {CUDA.host_cache_gib:g} on cuda]"
+            f"  [default: {CPU.host_cache_gib:g} on cpu, {CUDA.host_cache_gib:g} on cuda]",
+            rich_help_panel=MEMORY,
         ),
     ] = None,
-    link_gbps: Annotated[float | None, typer.Option(help="Slow the host link to so many GB/s per direction.")] = None,
-    max_num_batched_tokens: Annotated[
-        int, typer.Option(help="Tokens of one step.")
-    ] = EngineConfig().max_num_batched_tokens,
-    max_num_seqs: Annotated[int, typer.Option(help="Requests computed at a time.")] = EngineConfig().max_num_seqs,
-    block_size: Annotated[int, typer.Option(help="Tokens per block.")] = EngineConfig().block_tokens,
-    max_queue: Annotated[int, typer.Option(help="Requests that may wait beyond those.")] = ServerSettings.max_queue,
+    link_gbps: Annotated[
+        float | None,
+        typer.Option(help="Slow the host link to so many GB/s per direction.", rich_help_panel=MEMORY),
+    ] = None,
+    block_size: BlockSize = EngineConfig().block_tokens,
+    max_queue: Annotated[
+        int, typer.Option(help="Requests that may wait beyond --max-num-seqs.")
+    ] = ServerSettings.max_queue,
     request_timeout: Annotated[float, typer.Option(help="Seconds for a request, arrival to last token.")] = (
         ServerSettings.request_timeout_s
     ),
@@ -118,11 +127,9 @@ def serve(
 
     limit_openmp_spinning()
     try:
-        import asyncio
-
         from baselines import find_policy
         from libra.server.build import build_front
-        from libra.server.serve import serve as run
+        from libra.server.serve import run
     except ImportError as error:
         raise LibraError(f"{error.name} is missing; pip install 'libra-lora[engine,server]'") from error
 
@@ -159,7 +166,7 @@ def serve(
         backend=backend or defaults.backend,
         enforce_eager=enforce_eager,
         hbm_cache_gib=hbm_cache_gib,
-        host_cache_gib=host_cache_gib or defaults.host_cache_gib,
+        host_cache_gib=defaults.host_cache_gib if host_cache_gib is None else host_cache_gib,
         link_gbps=link_gbps,
         config=EngineConfig(
             max_num_batched_tokens=max_num_batched_tokens,
@@ -169,7 +176,7 @@ def serve(
         ),
     )
     front = build_front(settings, wanted)
-    if not asyncio.run(run(front, lambda line: typer.echo(line, err=True))):
+    if not run(front, lambda line: typer.echo(line, err=True)):
         raise typer.Exit(FAILED)
 
 

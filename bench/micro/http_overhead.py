@@ -70,8 +70,9 @@ def spread(values: list[float]) -> dict[str, float]:
 def summarise(opened: list[tuple[Measured, Measured]], closed: list[tuple[Measured, Measured]]) -> dict[str, Any]:
     """Per round, then the median over rounds. ``added_ttft_ms``: difference of the mean TTFT at a steady rate;
     ``beyond_engine_ms``: of the client's TTFT and what the engine reports for the same request;
-    ``throughput_lost``: share of the closed loop's tokens per second. Processor time is of the closed loop, for the
-    whole process without HTTP and for the client alone."""
+    ``throughput_lost``: share of the closed loop's tokens per second; ``steps_added``: how many more steps the engine
+    needed for them, as a share, since a client's next request misses the step after its last one's end.
+    """
     return {
         "added_ttft_ms": spread([fmean(http.ttft_ms) - fmean(alone.ttft_ms) for http, alone in opened]),
         "beyond_engine_ms": spread(
@@ -79,10 +80,28 @@ def summarise(opened: list[tuple[Measured, Measured]], closed: list[tuple[Measur
         ),
         "ttft_ms_without": spread([fmean(alone.ttft_ms) for _, alone in opened]),
         "throughput_lost": spread([1.0 - http.tokens_per_s / alone.tokens_per_s for http, alone in closed]),
+        "steps_added": spread([http.num_steps / alone.num_steps - 1.0 for http, alone in closed]),
         "tokens_per_s_without": spread([alone.tokens_per_s for _, alone in closed]),
-        "processor_ms_per_token_without": spread([alone.processor_ms_per_token for _, alone in closed]),
-        "processor_ms_per_token_client": spread([http.processor_ms_per_token for http, _ in closed]),
     }  # fmt: skip
+
+
+def rows(loop: str, pairs: list[tuple[Measured, Measured]]) -> list[dict[str, Any]]:
+    """One row for each round and side; processor time is by who used it."""
+    return [
+        {
+            "loop": loop,
+            "round": number,
+            "side": side,
+            "mean_ttft_ms": round(fmean(measured.ttft_ms), 3),
+            "tokens_per_s": round(measured.tokens_per_s, 2),
+            "steps": measured.num_steps,
+            "processor_ms_per_token": {
+                name: round(value, 4) for name, value in sorted(measured.processor_ms_per_token.items())
+            },
+        }
+        for number, pair in enumerate(pairs)
+        for side, measured in zip(("http", "alone"), pair, strict=True)
+    ]
 
 
 def main(
@@ -107,22 +126,18 @@ def main(
     with ServedProcess(directory, arguments) as server, engine_without_http(directory) as alone:
 
         def http(load: Load) -> Measured:
-            return over_http(server.url, load)
+            return over_http(server, load)
 
         opened = compare(http, alone, replace(load, request_rate=request_rate), rounds)
-        before_s = server.usage().processor_s
         closed = compare(http, alone, replace(load, concurrency=concurrency), rounds)
-        processor_s = server.usage().processor_s - before_s
     figures = summarise(opened, closed)
-    figures["server_processor_ms_per_token"] = round(
-        1e3 * processor_s / ((rounds + 1) * num_requests * output_tokens), 4
-    )
     typer.echo(json.dumps(figures))
     if out is not None:
         setting = {"model": directory.name, "rounds": rounds, "concurrency": concurrency}
         setting |= {"num_requests": num_requests, "prompt_tokens": prompt_tokens, "output_tokens": output_tokens}
         setting |= {"request_rate": request_rate}
-        document = {"figures": figures, "setting": setting, "machine": describe_machine()}
+        each = [*rows("open", opened), *rows("closed", closed)]
+        document = {"figures": figures, "setting": setting, "machine": describe_machine(), "rows": each}
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if figures["added_ttft_ms"]["median"] > MAX_ADDED_MS or figures["throughput_lost"]["median"] > MAX_LOST:

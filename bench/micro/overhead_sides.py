@@ -3,9 +3,10 @@
 import asyncio
 import json
 import time
+import urllib.request
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
@@ -18,7 +19,11 @@ from bench.platform import limit_openmp_spinning
 from bench.replay.answer import Answer
 from bench.replay.client import Client
 from bench.replay.http import parse_url
+from bench.replay.job import fastest_loop, loop_factory
 from bench.replay.settings import COMPLETIONS
+from bench.soak.process import ServedProcess
+from libra.server.engine_loop import SNAPSHOT_INTERVAL_S
+from libra.short_slices import ask_for_short_slices
 
 _TIMEOUT_S = 120.0
 _LEAD_S = 0.05
@@ -62,20 +67,43 @@ class Load:
 @dataclass(frozen=True)
 class Measured:
     """``ttft_ms`` of each request from when it was due, ``engine_ttft_ms`` as the engine reports it; all tokens of the
-    load over the time it took; what of a processor the process that drove it used for each."""
+    load over the time it took; the processor time of each of them, by who used it (engine, server, client); the
+    engine's steps."""
 
     ttft_ms: list[float]
     engine_ttft_ms: list[float]
     tokens_per_s: float
-    processor_ms_per_token: float
+    processor_ms_per_token: dict[str, float]
+    num_steps: int
 
 
-def over_http(url: str, load: Load) -> Measured:
-    """The load from this process, by the client of `libra replay`."""
-    return asyncio.run(_over_http(url, load))
+def over_http(server: ServedProcess, load: Load) -> Measured:
+    """The load from this process, by the client of `libra replay` as that runs it: in the event loop it prefers, with
+    short slices from here on."""
+    ask_for_short_slices()
+    before, num_steps = server.processor_s(), _steps_told(server.url)
+    with asyncio.Runner(loop_factory=loop_factory(fastest_loop())) as runner:
+        measured = runner.run(_over_http(server.url, load))
+    processor_ms = {name: 1e3 * (after_s - before[name]) for name, after_s in server.processor_s().items()}
+    time.sleep(2.0 * SNAPSHOT_INTERVAL_S)
+    return replace(
+        measured,
+        processor_ms_per_token=measured.processor_ms_per_token
+        | {name: spent_ms / load.num_tokens for name, spent_ms in processor_ms.items()},
+        num_steps=_steps_told(server.url) - num_steps,
+    )
+
+
+def _steps_told(url: str) -> int:
+    """The engine's steps since it began, as /metrics had them last."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=_TIMEOUT_S) as response:
+        page = response.read().decode()
+    line = next(line for line in page.splitlines() if line.startswith("libra:engine_steps_total{"))
+    return int(float(line.rpartition(" ")[2]))
 
 
 async def _over_http(url: str, load: Load) -> Measured:
+    """``num_steps``, and the processor time of others than the client, are not known here."""
     client = Client(parse_url(url), COMPLETIONS, {}, _TIMEOUT_S)
     slots = asyncio.Semaphore(load.num_requests if load.request_rate is not None else load.concurrency)
     bodies = [_body(load, number, prompt) for number, prompt in enumerate(load.prompts())]
@@ -98,7 +126,8 @@ async def _over_http(url: str, load: Load) -> Measured:
         [1e3 * (answer.token_times[0] - due_s) for due_s, answer in sent],
         [1e3 * _engine_ttft_s(answer) for _, answer in sent],
         load.num_tokens / (ended_s - started_s),
-        1e3 * processor_s / load.num_tokens,
+        {"client": 1e3 * processor_s / load.num_tokens},
+        num_steps=0,
     )
 
 
@@ -118,7 +147,7 @@ def _engine_ttft_s(answer: Answer) -> float:
 
 def serve_in_process(directory: Path, pipe: Pipe) -> None:
     """The body of a process with an engine and no HTTP, built as the server builds its own: answers each Load that
-    comes through ``pipe`` with a Measured, until it closes."""
+    comes through ``pipe`` with a Measured, until the other end closes or its process is gone."""
     limit_openmp_spinning()
     from libra.server.build import build_front, make_engine
     from libra.server.settings import EngineSettings, ServerSettings
@@ -127,7 +156,7 @@ def serve_in_process(directory: Path, pipe: Pipe) -> None:
     wanted = EngineSettings(partial(find_policy, "fastlibra"), directory)
     engine = make_engine(build_front(settings, wanted))().engine
     pipe.send(None)
-    with suppress(EOFError):
+    with suppress(EOFError, ConnectionError):
         while True:
             pipe.send(_drive(engine, pipe.recv()))
     engine.manager.memory.link.close()
@@ -138,7 +167,7 @@ def _drive(engine: Any, load: Load) -> Measured:
     from libra.engine.sequence import SamplingParams
     from libra.request import Request
 
-    scheduler, records = engine.scheduler, engine.records
+    scheduler, records, num_steps = engine.scheduler, engine.records, engine.num_steps
     records.clear()
     started_s, before_s = engine.clock.now() + _LEAD_S, time.process_time()
     waiting = deque(zip(range(load.num_requests), load.prompts(), load.arrivals_s(), strict=True))
@@ -161,4 +190,10 @@ def _drive(engine: Any, load: Load) -> Measured:
             engine.clock.advance_to(min(next_s, engine.clock.now() + 5e-4))
     ended_s, processor_s = engine.clock.now(), time.process_time() - before_s
     ttft_ms = [1e3 * (record.first_token_s - record.arrival_s) for record in records]
-    return Measured(ttft_ms, ttft_ms, load.num_tokens / (ended_s - started_s), 1e3 * processor_s / load.num_tokens)
+    return Measured(
+        ttft_ms,
+        ttft_ms,
+        load.num_tokens / (ended_s - started_s),
+        {"engine": 1e3 * processor_s / load.num_tokens},
+        engine.num_steps - num_steps,
+    )

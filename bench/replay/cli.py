@@ -9,13 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.exit_codes import FAILED, INTERRUPTED
 from bench.replay.settings import COMPLETIONS, AnswerSource, EventLoop, PromptForm, ReplaySettings
 from bench.report_options import ReportFlag, wants_report
 from libra.errors import LibraError
 from workloads.demand import ARRIVAL_FORMS, Demand
 
-INVALID = 1
-INTERRUPTED = 130
 _DEFAULTS = ReplaySettings(url="", workload="any")
 _SECRET_FLAGS = ("--api-key", "--header")
 
@@ -169,7 +168,7 @@ def replay(
     if outcome.partial:
         raise typer.Exit(INTERRUPTED)
     if not outcome.verdict.valid:
-        raise typer.Exit(INVALID)
+        raise typer.Exit(FAILED)
 
 
 def _headers(api_key: str | None, pairs: list[str]) -> dict[str, str]:

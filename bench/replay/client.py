@@ -4,21 +4,34 @@ import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 
 from bench.replay.answer import Answer, AnswerReader
 from bench.replay.connections import Connections
+from bench.replay.departures import Departures
 from bench.replay.faults import Fault, FaultKind
 from bench.replay.http import Address, Connection
 
 _STOPPED = Fault(FaultKind.INTERRUPTED, "the run was stopped")
 
 
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request under way: on which connection, who reads its answer, and what ends it when that takes too long."""
+
+    connection: Connection
+    reader: AnswerReader
+    timer: asyncio.TimerHandle
+
+
 class Client:
     """Sends requests to one endpoint. ``num_reconnects`` counts requests that a connection closed while idle had lost,
-    and that went out again at once on a new one: HTTP's own repair, which is reported and not a retry."""
+    and that went out again at once on a new one: HTTP's own repair, which is reported and not a retry. ``departures``
+    leave on time while answers arrive."""
 
     def __init__(self, address: Address, endpoint: str, headers: Mapping[str, str], timeout_s: float) -> None:
-        self._connections = Connections(address)
+        self.departures = Departures()
+        self._connections = Connections(address, self.departures)
         self._timeout_s = timeout_s
         lines = [
             f"POST {address.path}{endpoint} HTTP/1.1",
@@ -39,23 +52,24 @@ class Client:
             async with asyncio.timeout(until_s - time.monotonic()):
                 self._connections.release(await self._connections.open())
 
-    async def post(self, body: bytes, request_id: str, *, keep: bool = False) -> Answer:
-        """One attempt. A failure of any kind is the answer's ``fault``, never an exception."""
-        head = b"%sX-Request-ID: %s\r\nContent-Length: %d\r\n\r\n" % (self._head, request_id.encode(), len(body))
-        reader = AnswerReader(time.monotonic(), keep)
-        connection = self._connections.take_idle() or await self._connect(reader)
+    def begin(self, body: bytes, request_id: str, keep: bool = False) -> Exchange | None:
+        """Sends a request at once, where a connection waits for one; what it returns goes to ``post``."""
+        connection = self._connections.take_idle()
         if connection is None:
-            return reader.answer
-        await self._exchange(connection, head + body, reader)
-        if connection.used and not connection.got_bytes and _is_lost(reader.answer):
+            return None
+        return self._send(connection, self._request(body, request_id), AnswerReader(time.monotonic(), keep))
+
+    async def post(self, body: bytes, request_id: str, keep: bool = False, begun: Exchange | None = None) -> Answer:
+        """One attempt, ``begun`` or not. A failure of any kind is the answer's ``fault``, never an exception."""
+        exchange = begun or self.begin(body, request_id, keep)
+        if exchange is None:
+            return await self._post_anew(body, request_id, AnswerReader(time.monotonic(), keep))
+        connection, answer = exchange.connection, await self._end(exchange)
+        if connection.used and not connection.got_bytes and _is_lost(answer):
             self.num_reconnects += 1
-            reader = AnswerReader(reader.answer.sent_s, keep)
-            connection = await self._connect(reader)
-            if connection is None:
-                return reader.answer
-            await self._exchange(connection, head + body, reader)
+            return await self._post_anew(body, request_id, AnswerReader(answer.sent_s, keep))
         self._connections.release(connection)
-        return reader.answer
+        return answer
 
     def stop(self) -> None:
         """Ends every exchange under way; each ``post`` returns what it has, with the fault ``interrupted``."""
@@ -66,6 +80,19 @@ class Client:
     def close(self) -> None:
         self.stop()
         self._connections.close()
+
+    def _request(self, body: bytes, request_id: str) -> bytes:
+        head = b"%sX-Request-ID: %s\r\nContent-Length: %d\r\n\r\n" % (self._head, request_id.encode(), len(body))
+        return head + body
+
+    async def _post_anew(self, body: bytes, request_id: str, reader: AnswerReader) -> Answer:
+        """An attempt on a new connection."""
+        connection = await self._connect(reader)
+        if connection is None:
+            return reader.answer
+        answer = await self._end(self._send(connection, self._request(body, request_id), reader))
+        self._connections.release(connection)
+        return answer
 
     async def _connect(self, reader: AnswerReader) -> Connection | None:
         """A new connection, or None with the fault in the reader's answer."""
@@ -78,20 +105,24 @@ class Client:
             reader.answer.fault = Fault(FaultKind.CONNECT, error.strerror or str(error))
         return None
 
-    async def _exchange(self, connection: Connection, request: bytes, reader: AnswerReader) -> None:
+    def _send(self, connection: Connection, request: bytes, reader: AnswerReader) -> Exchange:
         left_s = max(reader.answer.sent_s + self._timeout_s - time.monotonic(), 0.0)
         timer = asyncio.get_running_loop().call_later(left_s, self._give_up, connection)
         self._active.add(connection)
+        if self._stopped:
+            connection.abandon(_STOPPED)
+            reader.on_end(_STOPPED)
+        else:
+            connection.send(request, reader)
+        return Exchange(connection, reader, timer)
+
+    async def _end(self, exchange: Exchange) -> Answer:
         try:
-            if self._stopped:
-                connection.abandon(_STOPPED)
-                reader.on_end(_STOPPED)
-            else:
-                connection.send(request, reader)
-            await reader.finished
+            await exchange.reader.finished
         finally:
-            timer.cancel()
-            self._active.discard(connection)
+            exchange.timer.cancel()
+            self._active.discard(exchange.connection)
+        return exchange.reader.answer
 
     def _give_up(self, connection: Connection) -> None:
         connection.abandon(Fault(FaultKind.TIMEOUT, f"no whole answer in {self._timeout_s:g} s"))

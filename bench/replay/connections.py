@@ -3,7 +3,9 @@
 import asyncio
 import socket
 import ssl
+from functools import partial
 
+from bench.replay.departures import Departures
 from bench.replay.faults import Fault, FaultKind
 from bench.replay.http import Address, Connection
 
@@ -11,8 +13,9 @@ from bench.replay.http import Address, Connection
 class Connections:
     """Connections to one server, opened as needed and used again, the latest first."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, departures: Departures) -> None:
         self._address = address
+        self._make = partial(Connection, departures)
         self._tls = ssl.create_default_context() if address.is_tls else None
         self._host: str | None = None
         self._idle: list[Connection] = []
@@ -49,7 +52,7 @@ class Connections:
         name = self._address.host if self._tls else None
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(
-            Connection, host, self._address.port, ssl=self._tls, server_hostname=name
+            self._make, host, self._address.port, ssl=self._tls, server_hostname=name
         )
         return connection
 

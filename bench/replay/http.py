@@ -11,6 +11,7 @@ from typing import Protocol, cast
 from urllib.parse import urlsplit
 
 from bench.replay.body import Body, ChunkedBody, SizedBody, UntilClosedBody
+from bench.replay.departures import Departures
 from bench.replay.faults import Fault, FaultKind, HttpFault
 from libra.errors import LibraError
 
@@ -68,9 +69,11 @@ class Receiver(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """One connection. ``reusable`` says, once an exchange has ended, whether the next may use it."""
+    """One connection. ``reusable`` says, once an exchange has ended, whether the next may use it. ``departures`` may go
+    ahead between two pieces of what arrives."""
 
-    def __init__(self) -> None:
+    def __init__(self, departures: Departures) -> None:
+        self._departures = departures
         self._transport: asyncio.Transport | None = None
         self._receiver: Receiver | None = None
         self._head = b""
@@ -120,6 +123,8 @@ class Connection(asyncio.Protocol):
                     self._end(None)
         except HttpFault as error:
             self.abandon(Fault(FaultKind.MALFORMED, str(error)))
+        if now_s >= self._departures.next_s:
+            self._departures.leave(now_s)
 
     def eof_received(self) -> None:
         """Returning None lets the transport close."""

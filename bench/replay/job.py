@@ -21,6 +21,7 @@ from bench.replay.settings import CHAT, EventLoop, PromptForm
 from libra.engine.upcoming import Upcoming
 from libra.errors import LibraError
 from libra.request import Request
+from libra.short_slices import ask_for_short_slices
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -114,6 +115,7 @@ def work(job: Job, pipe: Pipe) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise_file_limit()
+    ask_for_short_slices()
     upcoming = Upcoming(job.requests)
     pipe.send(READY)
     start_s = pipe.recv()

@@ -2,11 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from bench.replay.answer import Answer
-from bench.replay.client import Client
+from bench.replay.client import Client, Exchange
 from bench.replay.faults import Fault, FaultKind
 from bench.replay.observation import Observation, scheduled, take_in
 from bench.replay.prompts import BodyWriter
@@ -54,7 +56,7 @@ class Sender:
         self._ended: list[RequestRecord] = []  # what Upcoming reads; it only grows
         self._answers: dict[str, Answer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._waiting: set[asyncio.Task[None]] = set()  # tasks that have nothing under way at the server
+        self._waiting: set[asyncio.Task[Any]] = set()  # tasks that have nothing under way at the server
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None
         self._start_s = 0.0
@@ -67,7 +69,7 @@ class Sender:
             upcoming.note(self._ended)
             for request in upcoming.take(time.monotonic() - start_s + PREPARE_S):
                 self._launch(request)
-            if not (upcoming or self._tasks):
+            if not (upcoming or self._tasks or self._client.departures):
                 break
             await self._pause(start_s + upcoming.next_arrival_s - PREPARE_S)
         while self._tasks:
@@ -78,6 +80,8 @@ class Sender:
 
     def stop(self) -> None:
         self.stopped = True
+        for depart in self._client.departures.clear():
+            depart()
         self._changed.set()
         for task in self._waiting:
             task.cancel()
@@ -95,63 +99,93 @@ class Sender:
 
     def _launch(self, request: Request) -> None:
         body = self._writer.write(request, self._answers)
-        task = asyncio.create_task(self._serve(request, body))
+        self._client.departures.add(self._start_s + request.arrival_s, partial(self._depart, request, body))
+
+    def _depart(self, request: Request, body: bytes) -> None:
+        """Sends a request whose time has come: at once where it needs neither a slot nor a new connection."""
+        observation = scheduled(request, self._models[request.adapter])
+        if self.stopped:
+            self._note_unsent(observation)
+            return
+        lag_s = max(time.monotonic() - self._start_s - request.arrival_s, 0.0)
+        begun = None if self._slots is not None else self._client.begin(body, *self._terms(request))
+        task = asyncio.create_task(self._serve(observation, lag_s, request, body, begun))
         self._tasks.add(task)
-        self._waiting.add(task)
         task.add_done_callback(self._forget)
+
+    def _terms(self, request: Request) -> tuple[str, bool]:
+        """How a request is told apart, and whether its answer is to be kept."""
+        return f"{self._options.id_prefix}-{request.id}", request.output in self._options.answers
 
     def _forget(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
-        self._waiting.discard(task)
         self._changed.set()
         if not task.cancelled() and task.exception() is not None:
             self._failure = task.exception()
             self.stop()
 
-    async def _serve(self, request: Request, body: bytes) -> None:
-        observation = scheduled(request, self._models[request.adapter])
+    async def _serve(
+        self, observation: Observation, lag_s: float, request: Request, body: bytes, begun: Exchange | None
+    ) -> None:
+        if begun is None and not await self._reach_slot(observation):
+            self._note_unsent(observation)
+            return
+        observation.send_lag_s = lag_s
         try:
-            await self._reach_slot(observation)
-        except asyncio.CancelledError:  # by stop
-            observation.record.reason = "the run was stopped before it was sent"
-        else:
-            try:
-                answer = await self._attempts(observation, body, request)
-            finally:
-                self._leave_slot()
-            take_in(observation, answer, self._start_s, exact_prompt=self._writer.is_exact)
-            if request.output in self._options.answers and observation.finished and request.output is not None:
-                self._answers[request.output] = answer
+            answer = await self._attempts(observation, request, body, begun)
+        finally:
+            self._leave_slot()
+        take_in(observation, answer, self._start_s, exact_prompt=self._writer.is_exact)
+        if request.output in self._options.answers and observation.finished and request.output is not None:
+            self._answers[request.output] = answer
+        self._note(observation)
+
+    def _note_unsent(self, observation: Observation) -> None:
+        observation.record.reason = "the run was stopped before it was sent"
+        self._note(observation)
+
+    def _note(self, observation: Observation) -> None:
+        """Takes in the observation of a request that has ended."""
         self.observations.append(observation)
         self._ended.append(observation.record)
         if self._on_done is not None:
             self._on_done(len(self.observations))
 
-    async def _reach_slot(self, observation: Observation) -> None:
-        """Waits for the request's time and then for a slot, and notes both delays."""
-        due_s = self._start_s + observation.record.arrival_s
-        delay_s = due_s - time.monotonic()
-        if delay_s > 0:
-            await asyncio.sleep(delay_s)
-        ready_s = time.monotonic()
-        if self._slots is not None:
-            await self._slots.acquire()
+    async def _reach_slot(self, observation: Observation) -> bool:
+        """Waits for a slot, and notes how long. Whether the request may still be sent."""
+        if self._slots is not None and not self.stopped:
+            ready_s = time.monotonic()
+            if not await self._wait(self._slots.acquire()):
+                return False
             observation.slot_wait_s = time.monotonic() - ready_s
-        observation.send_lag_s = max(ready_s - due_s, 0.0)
+        return not self.stopped
+
+    async def _wait(self, something: Awaitable[object]) -> bool:
+        """Awaits something while nothing of the request is under way at the server. False: ``stop`` has ended it."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._waiting.add(task)
+        try:
+            await something
+        except asyncio.CancelledError:  # by stop
+            return False
+        finally:
+            self._waiting.discard(task)
+        return True
 
     def _leave_slot(self) -> None:
         if self._slots is not None:
             self._slots.release()
 
-    async def _attempts(self, observation: Observation, body: bytes, request: Request) -> Answer:
-        """Sends the request, and again after transient failures as often as the options allow; every one is noted."""
-        identifier = f"{self._options.id_prefix}-{request.id}"
-        keep = request.output in self._options.answers
-        task = asyncio.current_task()
-        assert task is not None
+    async def _attempts(
+        self, observation: Observation, request: Request, body: bytes, begun: Exchange | None
+    ) -> Answer:
+        """Sends the request, unless it has ``begun``, and again after transient failures as often as the options allow;
+        every one is noted."""
+        identifier, keep = self._terms(request)
         while True:
-            self._waiting.discard(task)
-            answer = await self._client.post(body, identifier, keep=keep)
+            answer = await self._client.post(body, identifier, keep, begun)
+            begun = None
             observation.attempts += 1
             observation.sent_s = answer.sent_s - self._start_s
             if answer.fault is None:
@@ -162,10 +196,7 @@ class Sender:
             backoff_s = answer.fault.retry_after_s
             if backoff_s is None:
                 backoff_s = _FIRST_BACKOFF_S * 2.0 ** (observation.attempts - 1)
-            self._waiting.add(task)
-            try:
-                await asyncio.sleep(backoff_s)
-            except asyncio.CancelledError:  # by stop
+            if not await self._wait(asyncio.sleep(backoff_s)):
                 answer.fault = Fault(FaultKind.INTERRUPTED, "the run was stopped between two attempts")
                 return answer
 

@@ -1,11 +1,11 @@
-"""`libra serve` started from here, and what the system says of its processes."""
+"""`libra serve` started from here, which it does not outlive, and what the system says of its processes."""
 
 import os
 import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,19 +27,23 @@ class Usage:
 
 
 class ServedProcess:
-    """A server on a free port, from entering the block until ``stop``; killed when the block ends without that.
+    """A server on a free port, from entering the block until ``stop``; killed when the block ends without that, and
+    told to stop when this process is gone before.
 
     ``url`` is its address, ``said`` the last lines it wrote.
     """
 
     def __init__(self, model: Path, arguments: Sequence[str] = ()) -> None:
-        self._command = [sys.executable, "-m", "bench.cli", "serve", str(model), "--port", "0", *arguments]
+        program = [sys.executable, "-m", "bench.soak.bound_server"]
+        self._command = [*program, "serve", str(model), "--port", "0", *arguments]
         self.url = ""
         self.said: deque[str] = deque(maxlen=_LINES_KEPT)
 
     def __enter__(self) -> Self:
         """Raises LibraError when the server does not come up. Ctrl-C does not reach it: who started it stops it."""
-        self._process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self.said.append(line.rstrip())
@@ -73,18 +77,27 @@ class ServedProcess:
 
     def usage(self) -> Usage:
         """From Linux's /proc. Raises LibraError when a process is gone, and on other systems."""
-        each = [_usage(process) for process in _family(self._process.pid)]
-        return Usage(
-            rss_mib=sum(usage.rss_mib for usage in each),
-            open_files=sum(usage.open_files for usage in each),
-            num_threads=sum(usage.num_threads for usage in each),
-            processor_s=sum(usage.processor_s for usage in each),
-        )
+        return _sum(_usage(process) for process in _family(self._process.pid))
+
+    def processor_s(self) -> dict[str, float]:
+        """The processor time of either side of the server. Raises as ``usage`` does."""
+        server, *others = (_usage(process) for process in _family(self._process.pid))
+        return {"server": server.processor_s, "engine": _sum(others).processor_s}
 
     def _read(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self.said.append(line.rstrip())
+
+
+def _sum(usages: Iterable[Usage]) -> Usage:
+    each = list(usages)
+    return Usage(
+        rss_mib=sum(usage.rss_mib for usage in each),
+        open_files=sum(usage.open_files for usage in each),
+        num_threads=sum(usage.num_threads for usage in each),
+        processor_s=sum(usage.processor_s for usage in each),
+    )
 
 
 def _family(process: int) -> list[int]:

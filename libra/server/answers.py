@@ -39,11 +39,16 @@ class AnswerShape(ABC):
         self._tokenizer = tokenizer
         self._options = generation.asked.options
         self._asks_logprobs = generation.asked.sampling.logprobs is not None
+        self._tells_text_alone = not (self._asks_logprobs or self._options.token_ids or self._options.continuous_usage)
+        self._frames: dict[int, tuple[bytes, bytes]] = {}
         self._begun: set[int] = set()
         self._num_sent = 0
 
     def chunks(self, piece: Piece) -> bytes:
         """The events of one piece."""
+        if self._tells_text_alone and piece.finish_reason is None and piece.index in self._begun:
+            before, after = self._frames.get(piece.index) or self._frame(piece.index)
+            return before + _encode(piece.text).encode() + after
         written = b""
         if piece.index not in self._begun:
             self._begun.add(piece.index)
@@ -54,6 +59,15 @@ class AnswerShape(ABC):
         if self._options.token_ids:
             choice["token_ids"] = piece.token_ids
         return written + self._chunk(choice)
+
+    def _frame(self, index: int) -> tuple[bytes, bytes]:
+        """What stands before and after the text in most events of an answer, which differ in nothing else."""
+        mark = "text"
+        written = self._chunk(self._piece(Piece(index, mark, [], [])) | {"finish_reason": None, "stop_reason": None})
+        # No field after the text has it as its value.
+        before, _, after = written.rpartition(_encode(mark).encode())
+        self._frames[index] = before, after
+        return before, after
 
     def last_chunks(self) -> bytes:
         """What ends a stream that went well."""

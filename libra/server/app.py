@@ -18,6 +18,7 @@ from libra.server.errors import ApiError, bad_field, timed_out
 from libra.server.fields import Fields, parse_object
 from libra.server.generation import Generation
 from libra.server.openapi import OPENAPI_FILE
+from libra.server.outlet import Outlet
 from libra.server.request_log import session_of
 from libra.server.server import Server
 from libra.server.stats import dashboard_stats
@@ -176,14 +177,16 @@ async def _stream(request: web.Request, generation: Generation, shape: AnswerSha
                 async for piece in generation.pieces():
                     if not response.prepared:
                         await response.prepare(request)
+                        # What comes until this piece is in the connection's buffer cannot overtake it: nothing waits.
+                        generation.divert(Outlet(request, shape))
                     await response.write(shape.chunks(piece))
-                await response.write(shape.last_chunks())
+                ending = shape.last_chunks()
             except ApiError as error:
                 if not response.prepared:
                     raise
                 request.app[SERVER].metrics.count_refused(error.status)
-                await response.write(event(error.document()) + END_OF_STREAM)
-            await response.write_eof()
+                ending = event(error.document()) + END_OF_STREAM
+            await response.write_eof(ending)
     except TimeoutError:
         raise ConnectionResetError("the client does not read") from None
     return response

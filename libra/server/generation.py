@@ -65,6 +65,7 @@ class Generation:
         self._timeout_s = timeout_s
         # None: somebody has ended and had nothing more to say.
         self._pieces: asyncio.Queue[Piece | ApiError | None] = asyncio.Queue()
+        self._outlet: Callable[[Piece], bool] = _takes_nothing
 
     async def tokenise(self) -> None:
         """Makes token ids of the prompts. Raises ApiError for one that is empty, and for a token in it, or to stop at,
@@ -109,6 +110,11 @@ class Generation:
             raise ApiError(503, str(error), "engine_dead") from None
         self.choices.append(choice)
 
+    def divert(self, outlet: Callable[[Piece], bool]) -> None:
+        """From now on offers every piece to ``outlet`` as it comes: to wake a task takes longer than to write a piece.
+        ``pieces`` gives those it refuses, and all that come until these have been fetched."""
+        self._outlet = outlet
+
     async def pieces(self) -> AsyncIterator[Piece]:
         """The pieces of all answers as they come; ends when the engine has let go of every sequence.
 
@@ -137,7 +143,11 @@ class Generation:
         choice = self.choices[stream.request.id - self.choices[0].stream.request.id]
         was_open = choice.finish_reason is None
         try:
-            self._pieces.put_nowait(choice.take(news))
+            piece = choice.take(news)
+            if piece is not None and self._pieces.empty() and self._outlet(piece):
+                piece = None
+            if piece is not None or news.record is not None:
+                self._pieces.put_nowait(piece)
         except ApiError as error:
             self._pieces.put_nowait(error)
         except Exception:  # nobody else would tell the client
@@ -174,3 +184,7 @@ class Generation:
         if len(prompt) > _LONG_TEXT:
             return tuple(await asyncio.to_thread(encode, prompt, special))
         return tuple(encode(prompt, special))
+
+
+def _takes_nothing(_: Piece) -> bool:
+    return False

@@ -15,6 +15,7 @@ from libra.server.connections import ConnectionWatch
 from libra.server.engine_client import connect
 from libra.server.engine_process import EngineProcess
 from libra.server.server import Server
+from libra.short_slices import ask_for_short_slices
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -49,11 +50,28 @@ def _is_ours(record: logging.LogRecord) -> bool:
     return kind is None or not issubclass(kind, HttpProcessingError | web.RequestPayloadError)
 
 
-async def serve(front: Front, say: Callable[[str], None]) -> bool:
+def run(front: Front, say: Callable[[str], None]) -> bool:
     """Serves until a signal, then drains. ``say`` is told what happens. Whether everything ended as it should.
     Raises LibraError when there is no engine to be had, or no port."""
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(_serve(front, say))
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where it is installed: it needs less of the processors that the engine computes on."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+async def _serve(front: Front, say: Callable[[str], None]) -> bool:
     with EngineProcess(make_engine(front)) as process:
         server = make_server(front, await connect(process.connection))
+        # The engine may keep every processor busy; what is to be done here is little, and somebody waits for it.
+        ask_for_short_slices()
         try:
             return await _serve_until_told(server, say)
         finally:

@@ -1,4 +1,4 @@
-from bench.micro.http_overhead import compare, summarise
+from bench.micro.http_overhead import compare, rows, summarise
 from bench.micro.overhead_sides import Load, Measured
 
 LOAD = Load(4, 3, 2, vocab_size=50, adapters=("a", "b"), seed=0, request_rate=10.0)
@@ -10,7 +10,8 @@ def test_both_sides_get_the_same_requests_and_take_turns_in_going_first() -> Non
     def side(name: str, ttft_ms: float, tokens_per_s: float) -> object:
         def measure(load: Load) -> Measured:
             calls.append((name, load.seed))
-            return Measured([ttft_ms] * load.num_requests, [4.0] * load.num_requests, tokens_per_s, 2.0)
+            ttfts = [ttft_ms] * load.num_requests, [4.0] * load.num_requests
+            return Measured(*ttfts, tokens_per_s, {"engine": 2.0, name: 0.25}, 66 if name == "http" else 60)
 
         return measure
 
@@ -22,6 +23,10 @@ def test_both_sides_get_the_same_requests_and_take_turns_in_going_first() -> Non
     assert figures["added_ttft_ms"] == {"median": 2.0, "min": 2.0, "max": 2.0}
     assert figures["beyond_engine_ms"]["median"] == 3.0
     assert figures["throughput_lost"]["median"] == 0.1
+    assert figures["steps_added"]["median"] == 0.1
+    written = rows("closed", pairs)
+    assert [(row["round"], row["side"]) for row in written[:3]] == [(0, "http"), (0, "alone"), (1, "http")]
+    assert written[0]["processor_ms_per_token"] == {"engine": 2.0, "http": 0.25}
 
 
 def test_a_load_is_a_function_of_its_seed() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from bench.replay.answer import Answer
 from bench.replay.client import Client
+from bench.replay.connections import Connections
 from bench.replay.faults import FaultKind
 from bench.replay.http import parse_url
 from bench.replay.settings import CHAT, COMPLETIONS
@@ -163,11 +164,28 @@ def test_a_server_that_was_reached_has_a_connection_open() -> None:
     assert answer.fault.status == 503
 
 
-def test_a_server_that_is_not_there_is_left_to_the_requests() -> None:
+@pytest.mark.parametrize("lead_s", [5.0, -1.0])
+def test_a_server_that_is_not_there_is_left_to_the_requests(lead_s: float) -> None:
+    async def reach_and_post() -> Answer:
+        client = Client(parse_url("http://127.0.0.1:9"), COMPLETIONS, {}, 2.0)
+        await client.reach(time.monotonic() + lead_s)
+        return await client.post(BODY, "r1")
+
     start_s = time.monotonic()
-    for address, until_s in (("http://127.0.0.1:9", start_s + 5.0), ("http://127.0.0.1:9", start_s - 1.0)):
-        asyncio.run(Client(parse_url(address), COMPLETIONS, {}, 2.0).reach(until_s))
+    fault = asyncio.run(reach_and_post()).fault
+    assert fault is not None
+    assert fault.kind is FaultKind.CONNECT
     assert time.monotonic() - start_s < 2.0
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang(_: Connections) -> None:
+        await asyncio.sleep(60.0)
+
+    monkeypatch.setattr(Connections, "open", hang)
+    start_s = time.monotonic()
+    asyncio.run(Client(parse_url("http://127.0.0.1:9"), COMPLETIONS, {}, 60.0).reach(start_s + 0.1))
+    assert 0.1 <= time.monotonic() - start_s < 10.0
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")

@@ -20,7 +20,7 @@ from libra.engine.engine import Engine
 from libra.server.build import build_front, make_engine, make_server
 from libra.server.engine_client import connect
 from libra.server.engine_loop import EngineLoop
-from libra.server.serve import start_http
+from libra.server.serve import new_event_loop, start_http
 from libra.server.server import Server
 from libra.server.settings import EngineSettings, ServerSettings
 from libra.spec import GIB
@@ -183,7 +183,7 @@ def running(settings: ServerSettings, wanted: EngineSettings) -> Iterator[Runnin
     engine_loop = OpenLoop(make_engine(front)(), theirs)
     engine_loop.actions = queue.SimpleQueue()
     engine_thread = threading.Thread(target=engine_loop.run, daemon=True)
-    loop = asyncio.new_event_loop()
+    loop = new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     for one in (engine_thread, thread):
         one.start()
