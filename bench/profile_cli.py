@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.settings import CPU, CUDA, BenchSettings
+from bench.engine_options import ENGINE, Backend, BlockSize, Dtype
+from bench.settings import CPU, CUDA
+from libra.engine.config import EngineConfig
 
 if TYPE_CHECKING:
     from libra.engine.profile import Profile
@@ -16,25 +18,18 @@ BUDGET_S = 60.0
 
 def profile(
     out: Annotated[Path, typer.Option(help="The profile to write, for --profile.", metavar="FILE")],
-    device: Annotated[str, typer.Option(help="What to measure: cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="What to measure: cpu or cuda.", rich_help_panel=ENGINE)] = "cpu",
     model: Annotated[
         str | None,
         typer.Option(
             help="A Hugging Face directory, `tiny` or `32m` for a random model, on cuda also a preset.  "
-            f"\\[default: {CPU.model} on cpu, {CUDA.model} on cuda]"
+            f"[default: {CPU.model} on cpu, {CUDA.model} on cuda]",
+            rich_help_panel=ENGINE,
         ),
     ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help=f"float32, bfloat16 or float16.  \\[default: {CPU.dtype} on cpu, {CUDA.dtype} on cuda]"),
-    ] = None,
-    backend: Annotated[
-        str | None,
-        typer.Option(help=f"torch or triton.  \\[default: {CPU.backend} on cpu, {CUDA.backend} on cuda]"),
-    ] = None,
-    block_size: Annotated[int, typer.Option(min=1, help="Tokens per block.")] = BenchSettings(
-        workload="chatbot"
-    ).engine.block_tokens,
+    dtype: Dtype = None,
+    backend: Backend = None,
+    block_size: BlockSize = EngineConfig().block_tokens,
     rounds: Annotated[int, typer.Option(min=1, help="Least samples of every point.")] = ROUNDS,
     budget: Annotated[float, typer.Option(min=0.0, help="Seconds to go on for after that.")] = BUDGET_S,
     disable_tqdm: Annotated[bool, typer.Option("--disable-tqdm", help="No progress bar.")] = False,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bench.audit import AuditedPlatform, StepAudit
+from bench.audit import AuditedPlatform, AuditedStep, of_steps_alone
 from bench.columns import MILLISECONDS
 from bench.conditions import Conditions
 from bench.metrics import MeasureOptions, summarise
@@ -18,8 +18,9 @@ from libra.engine.profile import Profile
 from libra.engine.record import RunResult
 from workloads.trace import trace_sha256
 
-# Of the same batches, real ones and what the profile says of them: no queueing, no decision is in it.
-STEP = "mean_step_ms"
+# Of the same batches, real ones and what the profile says of them: no queueing, no decision is in it. Of all steps, of
+# those that only decode, and of those with prompt tokens.
+STEPS = ("mean_step_ms", "mean_decode_step_ms", "mean_prefill_step_ms")
 LATENCIES = tuple(f"{part}_{name}_ms" for name in ("ttft", "tpot") for part in ("mean", "p50", "p95", "p99"))
 HIT_RATES = ("adapter_hit_rate", "kv_hit_rate", "kv_host_hit_rate")
 HIT_COUNTS = ("completed", "adapter_hits", "kv_hit_tokens", "kv_host_hit_tokens")
@@ -74,14 +75,14 @@ class Validation:
     paced: bool
     real: list[RunResult] = field(default_factory=list)
     simulated: list[RunResult] = field(default_factory=list)
-    audits: list[StepAudit] = field(default_factory=list)
+    audits: list[list[AuditedStep]] = field(default_factory=list)
     partial: bool = False
 
     def deviations(self) -> list[Deviation]:
         """Per policy that has runs: the steps, latencies and hit rates as means over seeds, hit counts as sums."""
         found: list[Deviation] = []
         for policy in self._run_policies():
-            found.append(self._steps(policy))
+            found += self._steps(policy)
             real, simulated = (_figures(self._runs(side, policy), self.options) for side in (self.real, self.simulated))
             found += [Deviation(policy, metric, real[metric], simulated[metric]) for metric in real]
         return found
@@ -92,13 +93,11 @@ class Validation:
         policies = self._run_policies()
         return [name for name in policies if summarise(self._runs(self.real, name), self.options).saturated]
 
-    def _steps(self, policy: str) -> Deviation:
-        audits = [audit for audit, run in zip(self.audits, self.real, strict=True) if run.policy == policy]
-        measured, expected = (
-            sum(map(sum, sides)) / max(1, sum(map(len, sides))) * MILLISECONDS
-            for sides in ([a.measured_s for a in audits], [a.expected_s for a in audits])
-        )
-        return Deviation(policy, STEP, measured, expected)
+    def _steps(self, policy: str) -> list[Deviation]:
+        runs = zip(self.audits, self.real, strict=True)
+        steps = [step for audit, run in runs if run.policy == policy for step in audit]
+        kinds = (steps, [s for s in steps if not s.has_chunk], [s for s in steps if s.has_chunk])
+        return [_mean_step(policy, metric, kind) for metric, kind in zip(STEPS, kinds, strict=True)]
 
     def _run_policies(self) -> list[str]:
         return list(dict.fromkeys(result.policy for result in self.real))
@@ -106,6 +105,13 @@ class Validation:
     @staticmethod
     def _runs(results: Sequence[RunResult], policy: str) -> list[RunResult]:
         return [result for result in results if result.policy == policy]
+
+
+def _mean_step(policy: str, metric: str, steps: Sequence[AuditedStep]) -> Deviation:
+    if not steps:
+        return Deviation(policy, metric, None, None)
+    measured, expected = sum(step.measured_s for step in steps), sum(step.expected_s for step in steps)
+    return Deviation(policy, metric, *(MILLISECONDS * seconds / len(steps) for seconds in (measured, expected)))
 
 
 def plan_validation(settings: BenchSettings, platform: Platform, policies: Sequence[CachePolicy]) -> list[SeedSetup]:
@@ -131,7 +137,8 @@ def run_validation(
     A KeyboardInterrupt ends it and keeps the pairs there are. Raises LibraError for a profile of another model.
     """
     twin = SimulatedTwin(platform, profile, settings.engine, settings.device)
-    audited = AuditedPlatform(platform, profile)
+    # On the simulation's clock a step takes all that the profile says; else what lies between steps is not in it.
+    audited = AuditedPlatform(platform, profile if paced else of_steps_alone(profile))
     found = Validation(
         policies=list(policies),
         conditions=conditions_of(settings, platform, setups),
@@ -149,7 +156,7 @@ def run_validation(
                     found.partial = True
                     return found
                 found.real.append(real)
-                found.audits.append(audited.audit)
+                found.audits.append(audited.audit())
                 found.simulated.append(run_setup(twin, policy, setup, _ignore))
     return found
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.bench_options import takes_settings
+from bench.exit_codes import INTERRUPTED
 from bench.profile_cli import BUDGET_S, ROUNDS
 from bench.settings import BenchSettings
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from bench.validate import Validation
     from libra.engine.profile import Profile
 
-INTERRUPTED = 130
 POLICIES = "fastlibra,vllm,slora"
 # What a validation has no use for, or says in its own way.
 NOT_SHARED = ("device", "policy", "profile", "tensor_parallel_size", "goodput", "baseline", "jump")
@@ -27,7 +27,7 @@ def validate(
     device: Annotated[str, typer.Option(help="Where the real engine runs: cpu or cuda.")] = "cpu",
     policy: Annotated[str, typer.Option(help="Policies to run, by name or path/to/file.py:name.")] = POLICIES,
     profile: Annotated[
-        Path | None, typer.Option(help="A profile of `libra profile`.  \\[default: measured first]", metavar="FILE")
+        Path | None, typer.Option(help="A profile of `libra profile`.  [default: measured first]", metavar="FILE")
     ] = None,
     budget: Annotated[float, typer.Option(min=0.0, help="Seconds to measure a profile for, if none is given.")] = (
         BUDGET_S

@@ -11,11 +11,11 @@ from rich.text import Text
 from bench.documents import to_json
 from bench.format import MISSING, compact, count
 from bench.rows import request_rows
-from bench.validate import GOALS, HIT_COUNTS, HIT_RATES, LATENCIES, STEP, Deviation, Validation
+from bench.validate import GOALS, HIT_COUNTS, HIT_RATES, LATENCIES, STEPS, Deviation, Validation
 
 # Widths that figures of the usual size need.
 _LABEL_WIDTH, _CELL_WIDTH = 26, 22
-_GROUPS = ((STEP,), LATENCIES, HIT_RATES, HIT_COUNTS)
+_GROUPS = (STEPS, LATENCIES, HIT_RATES, HIT_COUNTS)
 
 
 def validation_table(found: Validation, width: int) -> RenderableType:
@@ -103,8 +103,9 @@ def _cell(one: Deviation) -> Text:
 
 
 def _label(metric: str) -> str:
-    if metric == STEP:
-        return "step ms, same batches"
+    if metric in STEPS:
+        kind = metric.removeprefix("mean_").removesuffix("step_ms").removesuffix("_")
+        return f"{kind} step ms, same batches".strip()
     if metric in LATENCIES:
         part, name, _ = metric.split("_")
         return f"{part} {name.upper()} ms{_goal(metric)}"

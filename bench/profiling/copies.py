@@ -26,7 +26,8 @@ GPU_DISK_RANKS = (1, 2, 4, 8)
 
 
 class CopyTimer:
-    """The engine's own link between two arenas, and adapters on disk to read. Files and threads end with the block."""
+    """The engine's own link between two arenas, and the adapters in ``store``, on disk, to read. Files and threads end
+    with the block."""
 
     def __init__(self, network: LlamaModel, block_tokens: int, device: Device | None = None) -> None:
         """Raises LibraError when the temporary directory cannot hold the adapters."""
@@ -41,9 +42,9 @@ class CopyTimer:
                 f"{tempfile.gettempdir()}: adapters to measure the disk with cannot be written ({error.strerror}); "
                 "free space, or set TMPDIR"
             ) from error
-        self._store = AdapterStore(model, block_tokens, network.dtype)
-        self._paths = {self._store.add(path).adapter_id: path for path in paths}
-        largest = max(spec.num_blocks(model, block_tokens) for spec in self._store.values())
+        self.store = AdapterStore(model, block_tokens, network.dtype)
+        self._paths = {self.store.add(path).adapter_id: path for path in paths}
+        largest = max(spec.num_blocks(model, block_tokens) for spec in self.store.values())
         self._block_bytes = model.block_bytes(block_tokens)
         # Twice what one copy needs, and blocks drawn from it: a processor's caches shall not hold what is copied.
         self._num_blocks = 2 * max(*COPY_BLOCKS, largest)
@@ -52,10 +53,10 @@ class CopyTimer:
         # Pages that were never written are all one page, and copying it is too fast.
         arenas.host.fill_(1)
         arenas.hbm.fill_(1)
-        copier = ArenaCopier(arenas, self._store) if device is None else LaneCopier(arenas, self._store, device)
+        copier = ArenaCopier(arenas, self.store) if device is None else LaneCopier(arenas, self.store, device)
         self._link = ThreadLink(copier, WallClock())
         sizes = [count * self._block_bytes for count in COPY_BLOCKS]
-        disk = [spec.num_bytes(model) for spec in self._store.values()]
+        disk = [spec.num_bytes(model) for spec in self.store.values()]
         self.samples = {
             Direction.IN: [Samples(size) for size in sizes],
             Direction.OUT: [Samples(size) for size in sizes],
@@ -75,7 +76,7 @@ class CopyTimer:
         for direction in (Direction.IN, Direction.OUT):
             for count, samples in zip(COPY_BLOCKS, self.samples[direction], strict=True):
                 jobs.append(job(partial(self._copy_seconds, direction, count), samples))
-        for name, samples in zip(self._store, self.samples[Direction.DISK], strict=True):
+        for name, samples in zip(self.store, self.samples[Direction.DISK], strict=True):
             jobs.append(job(partial(self._disk_seconds, name), samples))
         return jobs
 
@@ -87,7 +88,7 @@ class CopyTimer:
         """A load with the adapter's files dropped from the system's cache, as far as the system lets us."""
         for path in self._paths[adapter_id].iterdir():
             _drop_from_cache(path)
-        spec = self._store[adapter_id]
+        spec = self.store[adapter_id]
         blocks = list(range(spec.num_blocks(self._model, self._block_tokens)))
         num_bytes = spec.num_bytes(self._model)
         return self._seconds(Transfer(Direction.DISK, [], blocks, [], num_bytes, adapter_id=adapter_id))

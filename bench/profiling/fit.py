@@ -1,13 +1,13 @@
 """Fits the coefficients of a profile to measured steps and copies, none below zero."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from libra.engine.profile import BESIDE_ROOFLINE
-from libra.engine.roofline import StepDemand
+from libra.engine.step_demand import StepDemand
 from libra.errors import LibraError
 
 FloatArray = npt.NDArray[np.float64]
@@ -117,6 +117,14 @@ def fit_steps(demands: Sequence[StepDemand], seconds: Sequence[float]) -> StepFi
     for name in RATES:
         coefficients[name] = 1.0 / coefficients[name] if coefficients[name] > 0 else UNBOUND
     return StepFit(coefficients, best[2])
+
+
+def predict(coefficients: Mapping[str, float], demands: Sequence[StepDemand]) -> FloatArray:
+    """What the simulator says of steps with these ``demands``."""
+    work = np.array(demands, dtype=float)
+    costs = np.array([1.0 / coefficients[name] if name in RATES else coefficients[name] for name in COEFFICIENTS])
+    by_memory = work[:, 1] * costs[2] > work[:, 0] * costs[1]
+    return np.asarray(_columns(work, by_memory) @ costs)
 
 
 def _columns(work: FloatArray, by_memory: npt.NDArray[np.bool_]) -> FloatArray:

@@ -138,7 +138,8 @@ def _adapter_points(scale: PointScale) -> list[StepPoint]:
     many, some, context = *scale.adapter_counts, scale.adapter_context
     points = []
     for rank in scale.ranks:
-        points += [_decode(many, context, 1, rank), _decode(many, context, many, rank), _decode(1, context, 1, rank)]
+        points += [_decode(many, context, 1, rank), _decode(1, context, 1, rank)]
+        points += [_decode(count, context, count, rank) for count in (2, some, many)]
         points += [StepPoint(prefill=(ChunkPoint(tokens, 0, 0, rank),)) for tokens in scale.adapter_chunks]
         points += [StepPoint(prefill=tuple(ChunkPoint(32, 0, number, rank) for number in range(4)))]
         points += [StepPoint(_decode(some, context, some, rank).decode, (ChunkPoint(64, 0, some, rank),))]

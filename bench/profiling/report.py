@@ -13,20 +13,20 @@ from rich.text import Text
 
 from bench.format import MISSING, compact
 from bench.machine import describe_machine, package_versions, source_revision
-from bench.profiling.batches import BatchMaker
+from bench.profiling.batches import BatchMaker, adapter_name
 from bench.profiling.fit import RATES, UNBOUND, LineFit, Quality, StepFit, fit_line, fit_steps
 from bench.profiling.measure import Measurement
 from bench.profiling.points import KINDS, StepPoint
+from bench.profiling.running_fit import fit_running
 from bench.profiling.samples import Samples
-from libra.clock import VirtualClock
 from libra.engine.link import Direction
-from libra.engine.profile import Profile, datasheet_profile
-from libra.engine.roofline import RooflineExecutor
-from libra.spec import DEVICES, ModelSpec
+from libra.engine.profile import Profile
+from libra.engine.step_demand import StepCounter, StepDemand
+from libra.spec import ModelSpec
 
 METHOD = (
-    "medians over interleaved rounds; coefficients by least squares of relative errors, none below 0; R2 and errors of "
-    "the seconds they give"
+    "medians over interleaved rounds; coefficients by least squares of relative errors, none below 0; levels then from "
+    "the steps of a running engine; R2 and errors of the seconds they give"
 )
 
 
@@ -44,19 +44,13 @@ class Subject:
 
 def build_profile(subject: Subject, points: Sequence[StepPoint], measured: Measurement, maker: BatchMaker) -> Profile:
     """The profile that ``measured`` gives. Raises LibraError when there are too few points."""
-    # Its rates play no part in what a step asks for.
-    blank = datasheet_profile(DEVICES["h800"], subject.model, 1)
-    counter = RooflineExecutor(VirtualClock(), blank, subject.model, maker.adapters)
-    demands = [counter.demand(maker.make(point), first_use=point.first_use) for point in points]
-    steps = fit_steps(demands, [one.median_s for one in measured.steps])
-    loop = _fit_samples(measured.loop)
+    steps = fit_steps(_demands(points, maker, subject.model), [one.median_s for one in measured.steps])
+    running = fit_running(steps.coefficients, measured.running, measured.between)
     lines = {direction.value: _fit_samples(samples) for direction, samples in measured.copies.items()}
     link = _fit_samples([*measured.copies[Direction.IN], *measured.copies[Direction.OUT]])
     disk = lines[Direction.DISK.value]
-    quality = _quality(points, measured, steps)
-    coefficients = steps.coefficients
-    coefficients["step_overhead_s"] += loop.latency_s
-    coefficients["sequence_s"] += 1.0 / loop.bytes_per_s
+    quality = _quality(points, measured, steps) | {"running engine": running.quality}
+    coefficients = {name: value + running.total.get(name, 0.0) for name, value in steps.coefficients.items()}
     today = datetime.now(UTC)
     fit: dict[str, Any] = {
         "method": METHOD,
@@ -66,7 +60,7 @@ def build_profile(subject: Subject, points: Sequence[StepPoint], measured: Measu
         "backend_fallback": subject.fallback,
         "kinds": {name: asdict(one) for name, one in quality.items()},
         "links": {name: asdict(line) for name, line in lines.items()},
-        "loop": {"step_s": loop.latency_s, "sequence_s": 1.0 / loop.bytes_per_s, "quality": asdict(loop.quality)},
+        "running": {"steps": len(measured.running), "within": running.within, "around": running.around},
         "unbound": [name for name in RATES if coefficients[name] == UNBOUND],
         "steps": _step_rows(points, measured, steps),
         "copies": _copy_rows(measured, lines),
@@ -91,6 +85,15 @@ def build_profile(subject: Subject, points: Sequence[StepPoint], measured: Measu
         tensor_parallel=1,
         fit=fit,
     )
+
+
+def _demands(points: Sequence[StepPoint], maker: BatchMaker, model: ModelSpec) -> list[StepDemand]:
+    counter = StepCounter(model, maker.adapters)
+    names = [[adapter_name(*adapter) for adapter in point.ranks.items()] for point in points]
+    return [
+        counter.demand(maker.make(point), used if point.first_use else ())
+        for point, used in zip(points, names, strict=True)
+    ]
 
 
 def _fit_samples(samples: Sequence[Samples]) -> LineFit:
@@ -139,7 +142,7 @@ def profile_table(profile: Profile) -> RenderableType:
     for column in ("points", "R2", "mean error", "worst error"):
         table.add_column(column, justify="right", no_wrap=True)
     copies = {name: line["quality"] for name, line in fit["links"].items()}
-    for name, quality in {**fit["kinds"], "loop around a step": fit["loop"]["quality"], **copies}.items():
+    for name, quality in {**fit["kinds"], **copies}.items():
         r_squared = MISSING if quality["r_squared"] is None else f"{quality['r_squared']:.3f}"
         errors = (f"{quality[key]:.1%}" for key in ("mean_error", "max_error"))
         table.add_row(name, str(quality["num_points"]), r_squared, *errors, style="bold" * (name == "all steps"))
@@ -156,14 +159,17 @@ def _coefficients(profile: Profile) -> list[tuple[str, str]]:
     def rate(value: float, unit: str) -> str:
         return "never the limit" if value >= UNBOUND else f"{value / 1e9:.3g} {unit}"
 
-    links = (profile.fit or {})["links"]
+    fit = profile.fit or {}
+    links, around = fit["links"], fit["running"]["around"]
     rows = [
         ("every step", f"{compact(profile.step_overhead_s * 1e3)} ms"),
         ("compute", rate(profile.flops_per_s, "Gflop/s")),
         ("memory", rate(profile.memory_bytes_per_s, "GB/s")),
         ("adapters in a step", f"{compact(profile.adapter_overhead_s * 1e3)} ms"),
+        ("each prefill chunk", f"{compact(profile.chunk_s * 1e3)} ms"),
         ("each adapter with a chunk", f"{compact(profile.adapter_chunk_s * 1e3)} ms"),
         ("each sequence", f"{compact(profile.sequence_s * 1e6)} us"),
+        ("more than one token", f"{compact(profile.several_s * 1e3)} ms"),
         ("each token of context", f"{compact(profile.context_token_s * 1e6)} us"),
         ("each 1,000 pairs with a prefix", f"{compact(profile.prefix_pair_s * 1e9)} us"),
         ("decodes beside chunks", f"{compact(profile.mixed_s * 1e3)} ms"),
@@ -171,6 +177,10 @@ def _coefficients(profile: Profile) -> list[tuple[str, str]]:
         ("each MiB of a decode's adapter", f"{compact(profile.adapter_gather_byte_s * 2**20 * 1e3)} ms"),
         ("first use of an adapter", f"{compact(profile.adapter_first_s * 1e3)} ms"),
         ("each MiB of it", f"{compact(profile.adapter_first_byte_s * 2**20 * 1e3)} ms"),
+    ]
+    rows += [
+        ("between steps, in the above", f"{compact(around['step_overhead_s'] * 1e3)} ms"),
+        ("the same before each chunk", f"{compact(around['chunk_s'] * 1e3)} ms"),
     ]
     for name, line in links.items():
         rows.append((name, f"{rate(line['bytes_per_s'], 'GB/s')} after {compact(line['latency_s'] * 1e6)} us"))

@@ -162,6 +162,7 @@ def _parts(
         return LaneCopier(arenas, store, device), executor
     computing = TorchExecutor(model, arenas.hbm, specs, config.block_tokens, clock, beside=beside)
     if isinstance(clock, WallClock):
+        arenas.touch()
         computing.warm_up()
     return ArenaCopier(arenas, store), computing
 

@@ -28,6 +28,8 @@ _NO_COEFFICIENTS = ("name", "source", "r_squared", "model", "device", "tensor_pa
 BESIDE_ROOFLINE = (
     "sequence_s",
     "context_token_s",
+    "several_s",
+    "chunk_s",
     "adapter_chunk_s",
     "prefix_pair_s",
     "mixed_s",
@@ -49,10 +51,11 @@ class Profile:
     flops / ``flops_per_s`` + ``adapter_chunk_s`` for each one with a prefill chunk + ``adapter_mixed_s`` if decoding
     sequences and chunks both have some + ``adapter_gather_byte_s`` for each byte of each decoding sequence's own +
     ``adapter_first_s`` and ``adapter_first_byte_s`` a byte for each that has not been used since it was loaded.
-    beyond = ``sequence_s`` for each sequence + ``context_token_s`` for each token whose KV is read + ``prefix_pair_s``
-    for each pair of a chunk's token and one before the chunk + ``mixed_s`` if there are both decoding sequences and
-    chunks: what an engine spends beside the roofline. An adapter's product on CPU cores takes its flops /
-    ``cpu_adapter_flops_per_s`` and ``cpu_handover_s`` a layer.
+    beyond = ``sequence_s`` for each sequence + ``context_token_s`` for each token whose KV is read + ``several_s`` if
+    there is more than one token + ``chunk_s`` for each prefill chunk + ``prefix_pair_s`` for each pair of a chunk's
+    token and one before the chunk + ``mixed_s`` if there are both decoding sequences and chunks: what an engine spends
+    beside the roofline. An adapter's product on CPU cores takes its flops / ``cpu_adapter_flops_per_s`` and
+    ``cpu_handover_s`` a layer.
     ``source`` says how the coefficients were got and goes into every caption.
 
     A measured profile names the ``model`` (its shapes), the ``device`` and the degree of tensor parallelism it holds
@@ -76,6 +79,8 @@ class Profile:
     cpu_handover_s: float = CPU_HANDOVER_S
     sequence_s: float = 0.0
     context_token_s: float = 0.0
+    several_s: float = 0.0
+    chunk_s: float = 0.0
     adapter_chunk_s: float = 0.0
     prefix_pair_s: float = 0.0
     mixed_s: float = 0.0

@@ -10,13 +10,15 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.cli import app
-from bench.profiling.batches import BatchMaker, load_anew
-from bench.profiling.fit import UNBOUND, Quality, fit_line, fit_steps, non_negative_least_squares
+from bench.profiling.batches import BatchMaker, adapter_name, load_anew
+from bench.profiling.fit import UNBOUND, Quality, fit_line, fit_steps, non_negative_least_squares, predict
 from bench.profiling.points import CPU_SCALE, GPU_SCALE, KINDS, PointScale, StepPoint, step_points
+from bench.profiling.running_fit import LEVELS, fit_running
 from libra.clock import VirtualClock
 from libra.engine.executor import StepBatch
 from libra.engine.profile import Profile, datasheet_profile, load_profile
-from libra.engine.roofline import RooflineExecutor, StepDemand
+from libra.engine.roofline import RooflineExecutor
+from libra.engine.step_demand import StepCounter, StepDemand
 from libra.errors import LibraError
 from libra.spec import DEVICES, MODELS, ModelSpec
 from tests.libra.builders import PROFILE
@@ -34,6 +36,8 @@ PLANTED = {
     "adapter_overhead_s": 2e-3,
     "sequence_s": 3e-4,
     "context_token_s": 5e-6,
+    "several_s": 4e-4,
+    "chunk_s": 7e-4,
     "adapter_chunk_s": 1e-3,
     "prefix_pair_s": 1e-7,
     "mixed_s": 8e-4,
@@ -55,13 +59,14 @@ def planted_steps(noise: float, points: list[StepPoint] | None = None) -> tuple[
     """What the simulator takes for every point under the planted coefficients, with relative noise on it."""
     points = points or step_points(CPU_SCALE, 1024)
     maker = BatchMaker(MODEL, BLOCK_TOKENS, points)
-    generator = np.random.default_rng(3)
+    generator, counter = np.random.default_rng(3), StepCounter(MODEL, maker.adapters)
     demands, seconds = [], []
     for point in points:
         clock = VirtualClock()
         roofline = RooflineExecutor(clock, replace(PROFILE, **PLANTED), MODEL, maker.adapters)
         roofline.execute(batch_of(maker, point), 1, 0.0)
-        demands.append(roofline.demand(maker.make(point), first_use=point.first_use))
+        names = [adapter_name(*adapter) for adapter in point.ranks.items()]
+        demands.append(counter.demand(maker.make(point), names if point.first_use else ()))
         seconds.append(clock.now() * (1 + noise * generator.standard_normal()))
     return demands, seconds
 
@@ -98,11 +103,44 @@ def test_the_fit_says_what_the_simulator_says() -> None:
 
 
 def test_what_never_binds_is_unbound_and_nothing_is_negative() -> None:
-    demands = [StepDemand(1e9 * n, 1e6, 0.0, 0.0, n, 10.0 * n) for n in range(1, 15)]
+    demands = [StepDemand(1e9 * n, 1e6, 0.0, 0.0, n, 10.0 * n) for n in range(1, 20)]
     fit = fit_steps(demands, [0.01 + 1e-12 * demand.flops - 1e-5 * demand.sequences for demand in demands])
     assert fit.coefficients["sequence_s"] == 0.0
     assert min(fit.coefficients.values()) >= 0.0
     assert fit.coefficients["adapter_overhead_s"] == 0.0
+
+
+def test_levels_come_from_the_running_engine_with_what_disturbs_it_and_slopes_from_the_points() -> None:
+    demands, seconds = planted_steps(0.0)
+    # Every step 10 % off or on, by turns, and each chunk longer by a millisecond; before each step half of one.
+    ran = [
+        (demand, s * (1.1 if number % 2 else 0.9) + 1e-3 * demand.chunks)
+        for number, (demand, s) in enumerate(zip(demands, seconds, strict=True))
+    ]
+    running = fit_running(PLANTED, ran, [(demand, 5e-4) for demand in demands])
+    assert running.around == pytest.approx(dict.fromkeys(LEVELS, 0.0) | {"step_overhead_s": 5e-4}, abs=1e-12)
+    levels = PLANTED | {name: PLANTED[name] + running.within[name] for name in LEVELS}
+    relative = (predict(levels, demands) - [s for _, s in ran]) / predict(PLANTED, demands)
+    for has_chunk in (False, True):
+        assert relative[[bool(demand.chunks) == has_chunk for demand in demands]].mean() == pytest.approx(0.0, abs=0.01)
+
+
+def test_one_pause_of_the_machine_is_not_spread_over_all_steps() -> None:
+    demands, seconds = planted_steps(0.0)
+    decodes = [(d, s) for d, s in zip(demands, seconds, strict=True) if not d.chunks] * 20
+    paused = [(decodes[0][0], 10.0), *decodes[1:]]
+    running = fit_running(PLANTED, paused, decodes)
+    levels = PLANTED | {name: PLANTED[name] + running.within[name] for name in LEVELS}
+    assert predict(levels, demands).mean() == pytest.approx(np.mean(seconds), rel=0.02)
+    # There was no chunk to tell anything of.
+    assert running.within["chunk_s"] == running.within["adapter_chunk_s"] == 0.0
+
+
+def test_a_level_falls_no_lower_than_to_zero() -> None:
+    demands, seconds = planted_steps(0.0)
+    without = [(d, s - PLANTED["chunk_s"] * d.chunks) for d, s in zip(demands, seconds, strict=True)]
+    running = fit_running(PLANTED, without, without)
+    assert running.within["chunk_s"] == pytest.approx(-PLANTED["chunk_s"])
 
 
 def test_too_few_points_are_refused() -> None:
@@ -204,9 +242,20 @@ def test_a_profile_whose_model_is_no_object_is_refused(tmp_path: Path) -> None:
         load_profile(path)
 
 
+def is_refused(profile: Profile, model: ModelSpec, device: str, tensor_parallel: int) -> bool:
+    try:
+        profile.check_use(model, device, tensor_parallel)
+    except LibraError:
+        return True
+    return False
+
+
 def test_names_of_models_and_unnamed_profiles_do_not_matter() -> None:
-    measured_profile().check_use(replace(MODEL, name="the same with other adapters"), "cpu", 1)
-    PROFILE.check_use(MODEL, "h800", 4)
+    renamed = replace(MODEL, name="the same with other adapters")
+    assert not is_refused(measured_profile(), renamed, "cpu", 1)
+    assert is_refused(measured_profile(), replace(renamed, num_layers=9), "cpu", 1)
+    assert not is_refused(PROFILE, MODEL, "h800", 4)
+    assert is_refused(measured_profile(), MODEL, "h800", 4), "this one says what it was measured on"
 
 
 def test_libra_bench_refuses_a_profile_of_another_model(tmp_path: Path) -> None:
@@ -237,8 +286,21 @@ def test_the_command_measures_fits_and_writes_a_profile(tiny_model: "TinyModel",
     for point, row in zip(points, fit["steps"], strict=True):
         clock = VirtualClock()
         RooflineExecutor(clock, profile, tiny_model.spec, maker.adapters).execute(batch_of(maker, point), 1, 0.0)
-        loop_s = fit["loop"]["step_s"] + fit["loop"]["sequence_s"] * (row["decode"] + row["chunks"])
-        assert clock.now() == pytest.approx(row["fitted_s"] + loop_s, rel=1e-9)
+        counts = (
+            1,
+            row["decode"] + row["chunks"],
+            row["decode"] + row["prefill_tokens"] > 1,
+            row["chunks"],
+            len({chunk.adapter for chunk in point.prefill} - {None}),
+        )
+        added_s = sum(
+            count * fit["running"][where][name]
+            for where in ("within", "around")
+            for name, count in zip(LEVELS, counts, strict=True)
+        )
+        assert clock.now() == pytest.approx(row["fitted_s"] + added_s, rel=1e-9)
+    assert fit["running"]["steps"] > 20
+    assert "running engine" in fit["kinds"]
 
 
 @pytest.mark.parametrize(

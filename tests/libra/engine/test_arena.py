@@ -61,6 +61,20 @@ def test_an_untouched_host_tier_takes_no_memory(tiny_model: TinyModel) -> None:
     assert resident_bytes() - before < 0.1 * size
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from Linux's /proc")
+def test_memory_that_has_been_touched_is_there_when_a_save_wants_it(tiny_model: TinyModel) -> None:
+    block_bytes = tiny_model.spec.block_bytes(BLOCK_TOKENS)
+    arenas = Arenas(tiny_model.spec, BLOCK_TOKENS, 2000, (2 << 30) // block_bytes, torch.float32)
+    before = resident_bytes()
+    arenas.touch()
+    touched = resident_bytes() - before
+    assert arenas.hbm.count_nonzero() == 0
+    # What a run of minutes saves, of a tier 80 times as large, and all of HBM.
+    assert 1900 * block_bytes < touched < 6000 * block_bytes
+    arenas.host_bytes[:1000] = 1
+    assert resident_bytes() - before - touched < 100 * block_bytes
+
+
 @pytest.mark.parametrize("lanes", [False, True])
 def test_adapters_reach_hbm_from_disk_and_from_host_memory(tiny_model: TinyModel, lanes: bool) -> None:
     arenas, store, copier = make(tiny_model, lanes=lanes)

@@ -104,6 +104,17 @@ def test_what_chunks_cost_beside_decodes_and_behind_a_prefix() -> None:
     assert seconds(alone, **costs) == seconds(alone)
 
 
+def test_what_every_chunk_and_every_step_of_more_than_one_token_costs() -> None:
+    one, two = StepBatch([decoding(7)]), StepBatch([decoding(7), decoding(9)])
+    costs = {"several_s": 2.0, "chunk_s": 0.5}
+    assert seconds(one, **costs) == seconds(one)
+    assert seconds(two, **costs) - seconds(two) == pytest.approx(2.0)
+    prompt = PrefillChunk(sequence_of(request(1, [1] * 20, [1], None)), 20)
+    for decode, chunks, extra_s in (([], [prompt], 2.5), ([decoding(7)], [prompt, prompt], 3.0)):
+        batch = StepBatch(decode, chunks)
+        assert seconds(batch, **costs) - seconds(batch) == pytest.approx(extra_s)
+
+
 def test_the_base_model_pays_nothing_for_adapters() -> None:
     assert seconds(StepBatch(decode=[decoding(7)])) < seconds(StepBatch(decode=[decoding(7, "a0")])) - 9e-4
 
