@@ -54,6 +54,8 @@ def find_policy(name: str) -> CachePolicy:
     path, separator, variable = name.rpartition(":")
     if separator and path.endswith(".py"):
         return _load_policy(Path(path), variable)
+    if name.endswith(".py"):
+        raise LibraError(f"--policy {name}: name the policy in the file too, as in {name}:my_policy")
     return POLICIES[name]
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.bench_options import takes_settings
+from bench.engine_options import WORKLOAD
+from bench.exit_codes import INTERRUPTED
 from bench.report_options import ReportFlag, wants_report
 from bench.scenario import SCENARIO_HELP
 from bench.settings import BenchSettings
@@ -16,7 +18,6 @@ from bench.settings import BenchSettings
 if TYPE_CHECKING:
     from bench.run import BenchOutcome
 
-INTERRUPTED = 130
 CANDIDATES = "candidates.csv"
 
 
@@ -24,7 +25,7 @@ CANDIDATES = "candidates.csv"
 def bench(
     settings: BenchSettings,
     # ScenarioCommand reads the file; its options arrive in the settings.
-    scenario: Annotated[str | None, typer.Option(help=SCENARIO_HELP, rich_help_panel="Workload")] = None,
+    scenario: Annotated[str | None, typer.Option(help=SCENARIO_HELP, rich_help_panel=WORKLOAD)] = None,
     out: Annotated[
         Path | None, typer.Option(help="Directory for rows.csv, summary.csv, timeline.parquet, meta.json, ...")
     ] = BenchSettings.out,

@@ -8,6 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.engine_options import (
+    ENGINE,
+    MEMORY,
+    WORKLOAD,
+    Backend,
+    BlockSize,
+    Dtype,
+    EnforceEager,
+    MaxNumBatchedTokens,
+    MaxNumSeqs,
+)
 from bench.settings import CPU, CUDA, DEFAULT_POLICIES, SIMULATED, BenchSettings
 from libra.engine.config import EngineConfig
 from libra.errors import LibraError
@@ -16,118 +27,135 @@ from workloads.demand import ARRIVAL_FORMS
 
 def _by_device(field: str) -> str:
     simulated, cpu, cuda = (getattr(defaults, field) for defaults in (SIMULATED, CPU, CUDA))
-    return f"  \\[default: {simulated:g} simulated, {cpu:g} on cpu, {cuda:g} on cuda]"
+    return f"  [default: {simulated:g} simulated, {cpu:g} on cpu, {cuda:g} on cuda]"
 
 
 def settings_of(
     workload: Annotated[
-        str | None, typer.Option(help="chatbot, translation, agents, scale, ...", rich_help_panel="Workload")
+        str | None, typer.Option(help="chatbot, translation, agents, scale, ...", rich_help_panel=WORKLOAD)
     ] = BenchSettings.workload,
     trace: Annotated[
-        Path | None, typer.Option(help="A libra trace or a published one, instead of --workload.")
-    ] = BenchSettings.trace,
-    policy: Annotated[
-        str, typer.Option(help="Policies to compare, by name (see `libra policies`) or path/to/file.py:name.")
-    ] = ",".join(DEFAULT_POLICIES),
-    device: Annotated[str, typer.Option(help="sim:h800, sim:h200, sim:a100-80g, sim:a10, cpu or cuda.")] = (
-        BenchSettings.device
-    ),
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Simulated: a preset. Else: a Hugging Face directory, `tiny` or `32m` for a small random model, on "
-            "cuda also a preset, with random weights.  "
-            f"\\[default: {SIMULATED.model}, {CPU.model} on cpu]"
-        ),
-    ] = BenchSettings.model,
-    lora_dir: Annotated[
         Path | None,
-        typer.Option(help="On cpu and cuda: the directory of PEFT directories.  \\[default: MODEL/adapters]"),
-    ] = BenchSettings.lora_dir,
-    tensor_parallel_size: Annotated[
-        int | None, typer.Option(min=1, help="Simulated GPUs.  \\[default: the model's in the paper]")
-    ] = BenchSettings.tensor_parallel_size,
-    profile: Annotated[
-        Path | None, typer.Option(help="Step-time coefficients, instead of the device's datasheet.")
-    ] = BenchSettings.profile,
+        typer.Option(help="A libra trace or a published one, instead of --workload.", rich_help_panel=WORKLOAD),
+    ] = BenchSettings.trace,
     num_loras: Annotated[
-        int | None, typer.Option(help="Number of adapters." + _by_device("num_loras"))
+        int | None, typer.Option(help="Number of adapters." + _by_device("num_loras"), rich_help_panel=WORKLOAD)
     ] = BenchSettings.num_loras,
     ranks: Annotated[
-        str | None, typer.Option(help="Adapter ranks, in turn.  \\[default: 32,64 simulated, 16,32 on cpu]")
+        str | None,
+        typer.Option(
+            help="Adapter ranks, in turn.  [default: 32,64 simulated, 16,32 on cpu]", rich_help_panel=WORKLOAD
+        ),
     ] = None,
     request_rate: Annotated[
         float | None,
         typer.Option(
             help="Requests per second; stretches a trace's time."
-            f"  \\[default: {SIMULATED.request_rate:g} simulated, {CPU.request_rate:g} on cpu, a trace's own]"
+            f"  [default: {SIMULATED.request_rate:g} simulated, {CPU.request_rate:g} on cpu, a trace's own]",
+            rich_help_panel=WORKLOAD,
         ),
     ] = BenchSettings.request_rate,
     duration: Annotated[
         float | None,
         typer.Option(
             help="Seconds of arrivals."
-            f"  \\[default: {SIMULATED.duration_s:g} simulated, {CPU.duration_s:g} on cpu, all of a trace]"
+            f"  [default: {SIMULATED.duration_s:g} simulated, {CPU.duration_s:g} on cpu, all of a trace]",
+            rich_help_panel=WORKLOAD,
         ),
     ] = BenchSettings.duration_s,
     popularity: Annotated[
-        str | None, typer.Option(help="zipf:S, gaussian:STD, uniform, distinct or identical.  \\[default: zipf:1.0]")
+        str | None,
+        typer.Option(
+            help="zipf:S, gaussian:STD, uniform, distinct or identical.  [default: zipf:1.0]", rich_help_panel=WORKLOAD
+        ),
     ] = BenchSettings.popularity,
-    arrivals: Annotated[str, typer.Option(help=ARRIVAL_FORMS)] = (BenchSettings.arrivals),
+    arrivals: Annotated[str, typer.Option(help=ARRIVAL_FORMS, rich_help_panel=WORKLOAD)] = BenchSettings.arrivals,
     burstiness: Annotated[
-        float, typer.Option(help="Gamma shape of the gaps: 1 is Poisson, less is burstier, inf constant.")
+        float,
+        typer.Option(
+            help="Gamma shape of the gaps: 1 is Poisson, less is burstier, inf constant.", rich_help_panel=WORKLOAD
+        ),
     ] = BenchSettings.burstiness,
     max_prompt_tokens: Annotated[
-        int | None, typer.Option(help="Cut longer prompts to their beginning.")
+        int | None, typer.Option(help="Cut longer prompts to their beginning.", rich_help_panel=WORKLOAD)
     ] = BenchSettings.max_prompt_tokens,
     max_output_tokens: Annotated[
-        int | None, typer.Option(help="Cut longer answers.")
+        int | None, typer.Option(help="Cut longer answers.", rich_help_panel=WORKLOAD)
     ] = BenchSettings.max_output_tokens,
-    seed: Annotated[int, typer.Option(help="First seed.")] = BenchSettings.seed,
-    repeats: Annotated[int, typer.Option(help="Number of seeds: seed, seed + 1, ...")] = BenchSettings.repeats,
+    device: Annotated[
+        str, typer.Option(help="sim:h800, sim:h200, sim:a100-80g, sim:a10, cpu or cuda.", rich_help_panel=ENGINE)
+    ] = BenchSettings.device,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Simulated: a preset. Else: a Hugging Face directory, `tiny` or `32m` for a small random model, on "
+            "cuda also a preset, with random weights.  "
+            f"[default: {SIMULATED.model}, {CPU.model} on cpu]",
+            rich_help_panel=ENGINE,
+        ),
+    ] = BenchSettings.model,
+    lora_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="On cpu and cuda: the directory of PEFT directories.  [default: MODEL/adapters]",
+            rich_help_panel=ENGINE,
+        ),
+    ] = BenchSettings.lora_dir,
+    tensor_parallel_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Simulated GPUs.  [default: the model's in the paper]", rich_help_panel=ENGINE),
+    ] = BenchSettings.tensor_parallel_size,
+    profile: Annotated[
+        Path | None,
+        typer.Option(help="Step-time coefficients, instead of the device's datasheet.", rich_help_panel=ENGINE),
+    ] = BenchSettings.profile,
+    dtype: Dtype = BenchSettings.dtype,
+    backend: Backend = BenchSettings.backend,
+    enforce_eager: EnforceEager = BenchSettings.enforce_eager,
+    max_num_batched_tokens: MaxNumBatchedTokens = EngineConfig().max_num_batched_tokens,
+    max_num_seqs: MaxNumSeqs = EngineConfig().max_num_seqs,
+    jump: Annotated[
+        bool,
+        typer.Option(
+            "--jump/--no-jump",
+            help="Simulated: take runs of identical decode steps at once.",
+            rich_help_panel=ENGINE,
+        ),
+    ] = EngineConfig().jump,
     hbm_cache_gib: Annotated[
         float | None,
-        typer.Option(help="HBM for adapters and KV together.  \\[default: what the device has left after the weights]"),
+        typer.Option(
+            help="HBM for adapters and KV together.  [default: what the device has left after the weights]",
+            rich_help_panel=MEMORY,
+        ),
     ] = BenchSettings.hbm_cache_gib,
     cache_fraction: Annotated[
         float | None,
-        typer.Option(help=f"The same as a fraction of the working set.  \\[default on cpu: {CPU.cache_fraction:g}]"),
+        typer.Option(
+            help=f"The same as a fraction of the working set.  [default on cpu: {CPU.cache_fraction:g}]",
+            rich_help_panel=MEMORY,
+        ),
     ] = BenchSettings.cache_fraction,
     host_cache_gib: Annotated[
         float | None,
-        typer.Option(help="Host memory for adapters and KV; inf is unbounded." + _by_device("host_cache_gib")),
+        typer.Option(
+            help="Host memory for adapters and KV; inf is unbounded." + _by_device("host_cache_gib"),
+            rich_help_panel=MEMORY,
+        ),
     ] = BenchSettings.host_cache_gib,
     link_gbps: Annotated[
-        float | None, typer.Option(help="Host link, GB/s per direction.  \\[default: the device's; on cpu unthrottled]")
+        float | None,
+        typer.Option(
+            help="Host link, GB/s per direction.  [default: the device's; on cpu unthrottled]", rich_help_panel=MEMORY
+        ),
     ] = BenchSettings.link_gbps,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            help="Of the real engine: float32, bfloat16 or float16."
-            f"  \\[default: {CPU.dtype} on cpu, {CUDA.dtype} on cuda]"
-        ),
-    ] = BenchSettings.dtype,
-    backend: Annotated[
-        str | None,
-        typer.Option(
-            help="Kernels of the real engine: torch or triton (on cpu slow: needs TRITON_INTERPRET=1)."
-            f"  \\[default: {CPU.backend} on cpu, {CUDA.backend} on cuda]"
-        ),
-    ] = BenchSettings.backend,
-    enforce_eager: Annotated[
-        bool, typer.Option("--enforce-eager", help="On cuda: capture no CUDA graphs for decode steps.")
-    ] = BenchSettings.enforce_eager,
-    max_num_batched_tokens: Annotated[
-        int, typer.Option(help="Tokens of one step.")
-    ] = EngineConfig().max_num_batched_tokens,
-    max_num_seqs: Annotated[int, typer.Option(help="Requests admitted at a time.")] = EngineConfig().max_num_seqs,
-    block_size: Annotated[int, typer.Option(help="Tokens per block.")] = EngineConfig().block_tokens,
-    jump: Annotated[
-        bool, typer.Option("--jump/--no-jump", help="Simulated: take runs of identical decode steps at once.")
-    ] = EngineConfig().jump,
-    warmup_duration: Annotated[
-        float, typer.Option(help="Leave requests of the first seconds out of the figures.")
-    ] = BenchSettings.warmup_s,
+    block_size: BlockSize = EngineConfig().block_tokens,
+    policy: Annotated[
+        str, typer.Option(help="Policies to compare, by name (see `libra policies`) or path/to/file.py:name.")
+    ] = ",".join(DEFAULT_POLICIES),
+    baseline: Annotated[
+        str | None, typer.Option(help="Policy that the TTFT ratios refer to.  [default: the best]")
+    ] = BenchSettings.baseline,
     goodput: Annotated[
         str,
         typer.Option(
@@ -135,9 +163,11 @@ def settings_of(
             metavar="METRIC:LIMIT ...",
         ),
     ] = "",
-    baseline: Annotated[
-        str | None, typer.Option(help="Policy that the TTFT ratios refer to.  \\[default: the best]")
-    ] = BenchSettings.baseline,
+    seed: Annotated[int, typer.Option(help="First seed.")] = BenchSettings.seed,
+    repeats: Annotated[int, typer.Option(help="Number of seeds: seed, seed + 1, ...")] = BenchSettings.repeats,
+    warmup_duration: Annotated[
+        float, typer.Option(help="Leave requests of the first seconds out of the figures.")
+    ] = BenchSettings.warmup_s,
 ) -> BenchSettings:
     """The settings that these options give. Raises LibraError."""
     from workloads.adapters import parse_ranks

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from bench.exit_codes import FAILED
+
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON instead of a table.")] = False,
@@ -30,4 +32,4 @@ def doctor(
 
         print_safely(console, doctor_table(checks))
     if any(check.status is Status.FAULT for check in checks):
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from bench.help_page import LibraCommand
 from workloads.adapters import DEFAULT_RANKS
 
 model_app = typer.Typer(help="Make models to try things on.", no_args_is_help=True)
@@ -15,7 +16,7 @@ def model_commands() -> None:
     """Make models to try things on."""
 
 
-@model_app.command("make-tiny")
+@model_app.command("make-tiny", cls=LibraCommand)
 def make_tiny(
     directory: Annotated[Path, typer.Argument(help="Where to write it.", metavar="DIR")],
     size: Annotated[str, typer.Option(help="tiny (tests) or 32m (32 million parameters).")] = "32m",

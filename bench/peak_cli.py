@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.bench_options import takes_settings
+from bench.engine_options import WORKLOAD
+from bench.exit_codes import INTERRUPTED
 from bench.report_options import ReportFlag, wants_report
 from bench.scenario import SCENARIO_HELP
 from bench.settings import BenchSettings
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from bench.peak import Peak, PeakSearch
     from bench.workers import Workers
 
-INTERRUPTED = 130
 SEEDS = 5
 # A sixth of the paper's runs: a rate that saturates a server shows it within minutes.
 DURATION_S = 300.0
@@ -27,7 +28,7 @@ NOT_SHARED = ("repeats", "duration", "goodput", "baseline")
 @takes_settings(without=NOT_SHARED)
 def peak(
     settings: BenchSettings,
-    scenario: Annotated[str | None, typer.Option(help=SCENARIO_HELP, rich_help_panel="Workload")] = None,
+    scenario: Annotated[str | None, typer.Option(help=SCENARIO_HELP, rich_help_panel=WORKLOAD)] = None,
     duration: Annotated[
         float, typer.Option(help="Seconds of arrivals in a run: longer runs see slower queues grow.")
     ] = DURATION_S,

@@ -90,9 +90,9 @@ def limit_openmp_spinning() -> None:
 def open_platform(settings: BenchSettings) -> Platform:
     """The platform ``--device`` names. Imports torch only for a real device."""
     kind, _, name = settings.device.partition(":")
-    ignored = ("lora_dir",) if kind == "sim" else ("tensor_parallel_size", "profile")
-    for option in ignored:
-        if getattr(settings, option) is not None:
+    simulated, real = ("tensor_parallel_size", "profile"), ("lora_dir", "dtype", "backend", "enforce_eager")
+    for option in real if kind == "sim" else simulated:
+        if getattr(settings, option) not in (None, False):
             raise LibraError(f"--{option.replace('_', '-')} means nothing on --device {settings.device}; leave it out")
     if kind == "sim":
         return SimulatedPlatform(settings, name)

@@ -6,7 +6,7 @@ import typer
 
 
 def policies(
-    name: Annotated[str | None, typer.Argument(help="Show all fields of this policy.", metavar="[NAME]")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show all fields of this policy.", metavar="NAME")] = None,
 ) -> None:
     """List the policies, or show what one is made of."""
     from rich import box

@@ -11,13 +11,11 @@ from bench.report_options import REPORT
 def report(
     directories: Annotated[
         list[Path],
-        typer.Argument(
-            help="What `libra bench` or `libra replay` wrote, or one sweep or peak search.", metavar="DIR..."
-        ),
+        typer.Argument(help="What `libra bench` or `libra replay` wrote, or one sweep or peak search.", metavar="DIR"),
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help=f"File to write.  \\[default: {REPORT} in DIR; of several, in the current directory]"),
+        typer.Option(help=f"File to write.  [default: {REPORT} in DIR; of several, in the current directory]"),
     ] = None,
 ) -> None:
     """Render saved runs as one self-contained page; several are compared."""

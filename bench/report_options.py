@@ -16,7 +16,7 @@ ReportFlag = Annotated[
     bool | None,
     typer.Option(
         "--report/--no-report",
-        help=f"Write {REPORT} beside the other files of --out: tables and charts on one page.  \\[default: report]",
+        help=f"Write {REPORT} beside the other files of --out: tables and charts on one page.  [default: report]",
         show_default=False,
     ),
 ]

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.exit_codes import INTERRUPTED
+
 if TYPE_CHECKING:
     from bench.reproduce.figure import Figure
     from bench.reproduce.rules import Scale
     from bench.reproduce.run import Outcome
     from bench.reproduce.study import Study
 
-INTERRUPTED = 130
 OUT = Path("runs/reproduce")
 
 
@@ -34,7 +35,7 @@ def reproduce(
         Path, typer.Option(help="Directory for cells.csv, figures.csv, README.md; a cell it holds is kept.")
     ] = OUT,
     jobs: Annotated[
-        int | None, typer.Option(help="Local processes.  \\[default: one per core, 1 without joblib]")
+        int | None, typer.Option(help="Local processes.  [default: one per core, 1 without joblib]")
     ] = None,
     cluster: Annotated[
         str | None, typer.Option(help="Ray cluster to run on: ray://host:port, or local.", metavar="ADDRESS")

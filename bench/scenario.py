@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from typer.core import TyperCommand
 
+from bench.help_page import LibraCommand
 from libra.errors import LibraError, unknown
 
 SCENARIO_HELP = "chatbot, translation, agents or scale, such as chatbot-50 for 50 adapters, or a TOML file of flags."
@@ -25,7 +25,7 @@ ALTERNATIVES = (frozenset({"workload", "trace"}), frozenset({"hbm_cache_gib", "c
 SEPARATORS = {"goodput": " "}
 
 
-class ScenarioCommand(TyperCommand):
+class ScenarioCommand(LibraCommand):
     """A command with a parameter ``scenario``, whose file gives the defaults of its other parameters.
 
     Keys of `libra bench` that this command does not have are left to `libra bench`; other unknown keys are refused.
@@ -76,17 +76,22 @@ def _shipped(name: str) -> tuple[Path, dict[str, str]]:
 
 
 def _options(path: Path) -> dict[str, str]:
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise LibraError(f"cannot read scenario {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise LibraError(f"{path} is not TOML: {error}") from None
+    table = read_toml(path, "scenario")
     known = {DESCRIPTION, *option_names()}
     for key in table:
         if key not in known:
             raise LibraError(f"{path}: {unknown('key', key, known)}")
     return {key: option_text(path, key, value) for key, value in table.items() if key != DESCRIPTION}
+
+
+def read_toml(path: Path, kind: str) -> dict[str, Any]:
+    """The table in a file, which errors call a ``kind``. Raises LibraError."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LibraError(f"cannot read {kind} {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise LibraError(f"{path} is not TOML: {error}") from None
 
 
 def option_names() -> set[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from libra.engine.config import EngineConfig
 from libra.errors import LibraError, unknown
 from libra.kernels import BACKENDS
-from workloads.demand import Demand
+from workloads.demand import Demand, check_num_adapters
 
 DEFAULT_POLICIES = ("fastlibra", "vllm", "vllm-offload", "slora", "lru", "order-only")
 
@@ -61,8 +61,10 @@ class BenchSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise LibraError(f"--{name.removesuffix('_s').replace('_', '-')} must be above 0, got {value}")
-        if self.num_loras is not None and self.num_loras < 1:
-            raise LibraError(f"--num-loras is {self.num_loras}; a workload needs at least 1 adapter")
+        if self.num_loras is not None:
+            check_num_adapters(self.num_loras)
+        if self.trace is not None and (self.arrivals, self.burstiness) != (Demand.arrivals, Demand.burstiness):
+            raise LibraError("--arrivals and --burstiness are for --workload: a trace has its own; leave them out")
         if self.repeats < 1 or self.seed < 0 or self.warmup_s < 0:
             raise LibraError("--repeats must be at least 1, --seed and --warmup-duration at least 0")
         if self.backend not in (None, *BACKENDS):
@@ -71,7 +73,6 @@ class BenchSettings:
             raise LibraError("--policy names no policy")
         if len(set(self.policies)) < len(self.policies):
             raise LibraError(f"--policy names a policy twice: {', '.join(self.policies)}")
-
         if self.baseline is not None and self.baseline not in self.policies:
             raise unknown("baseline", self.baseline, self.policies)
 

@@ -11,6 +11,7 @@ from bench.documents import to_json
 from bench.machine import describe_machine, package_versions, source_revision
 from bench.output import META, csv_text
 from libra.errors import LibraError
+from workloads.files import replace_file
 
 STUDY_SCHEMA = "libra-study"
 STUDY_SCHEMA_VERSION = 1
@@ -19,16 +20,12 @@ Row = Mapping[str, Any]
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes ``path`` by way of another name, so that it is whole whenever it exists. Raises LibraError."""
-    staged = path.with_name(f".writing-{path.name}")
+    """Writes ``path``, and the directories above it, so that it is whole whenever it exists. Raises LibraError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        staged.write_text(text, encoding="utf-8", newline="")
-        staged.replace(path)
     except OSError as error:
-        raise LibraError(
-            f"{path}: cannot be written ({error.strerror}); free space or name another directory"
-        ) from error
+        raise LibraError(f"cannot write {path}: {error.strerror}; choose another place") from error
+    replace_file(path, [text])
 
 
 def write_study(path: Path, tables: Mapping[str, Sequence[Row]], meta: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.exit_codes import INTERRUPTED
 from bench.report_options import ReportFlag, wants_report
 
 if TYPE_CHECKING:
@@ -12,17 +13,17 @@ if TYPE_CHECKING:
     from bench.sweep_file import SweepFile
     from bench.workers import Workers
 
-INTERRUPTED = 130
 RUNS = Path("runs")
 
 
 def sweep(
     file: Annotated[
-        Path, typer.Argument(help="TOML: options of libra bench, and under [grid] lists of those to vary.")
+        Path,
+        typer.Argument(help="TOML: options of libra bench, and under [grid] lists of those to vary.", metavar="FILE"),
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="Directory for sweep.csv and meta.json; a cell it holds is kept.  \\[default: runs/FILE]"),
+        typer.Option(help="Directory for sweep.csv and meta.json; a cell it holds is kept.  [default: runs/FILE]"),
     ] = None,
     jobs: Annotated[int, typer.Option(help="Local processes.")] = 1,
     cluster: Annotated[

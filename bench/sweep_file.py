@@ -1,12 +1,11 @@
 """The TOML file of a sweep: options of `libra bench` that are fixed, and under [grid] those that vary."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.bench_options import parse_settings
-from bench.scenario import ALTERNATIVES, DESCRIPTION, SCENARIO, option_names, option_text, read_scenario
+from bench.scenario import ALTERNATIVES, DESCRIPTION, SCENARIO, option_names, option_text, read_scenario, read_toml
 from bench.settings import BenchSettings
 from libra.errors import LibraError, unknown
 
@@ -34,12 +33,7 @@ class SweepFile:
 
 def read_sweep(path: Path) -> SweepFile:
     """Reads the file. ``scenario`` names one whose options hold where the file sets none. Raises LibraError."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise LibraError(f"cannot read sweep {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise LibraError(f"{path} is not TOML: {error}") from None
+    table = read_toml(path, "sweep")
     grid_table = table.pop(GRID, None)
     if not isinstance(grid_table, dict) or not grid_table:
         raise LibraError(f'{path}: has no [grid]; add one, with lists such as policy = ["fastlibra", "vllm"]')

@@ -1,5 +1,6 @@
 """A sweep as a table: one metric, averaged over seeds, with one key of the grid across and the others down."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from libra.errors import unknown
 SEED = "seed"
 SATURATED_MARK = "!"
 FAULT_MARK = "x"
+LONG_HEADING = 9
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,12 @@ def _entry(group: Sequence[Mapping[str, Any]], metric: str) -> tuple[Estimate, b
 def pivot_table(shown: Pivot, metric: str, caption: str) -> RenderableType:
     """The table, with what its marks mean below."""
     label, scale = _label(metric)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
     for key in shown.keys or ("",):
-        table.add_column(key, no_wrap=True, style="bold")
+        table.add_column(_in_parts(key), no_wrap=True, style="bold")
     for column in shown.columns:
         # A narrow terminal puts the interval on a line of its own; it cuts nothing off.
-        table.add_column(column, justify="right", overflow="fold", header_style="bold cyan")
+        table.add_column(_in_parts(column), justify="right", overflow="fold", header_style="bold cyan")
     marks = set()
     for row in shown.rows:
         cells = []
@@ -78,6 +80,11 @@ def pivot_table(shown: Pivot, metric: str, caption: str) -> RenderableType:
     legend += [f"{FAULT_MARK} cannot run: see {FAULT} in the CSV"] if FAULT_MARK in marks else []
     note = " · ".join([f"{label}, mean ± 95 % Student-t interval over seeds", *legend])
     return Group(Text(), Text(caption, style="bold"), table, Text(), Text(note, style="dim"), Text())
+
+
+def _in_parts(name: str) -> str:
+    """A heading on several lines where it is long, so that its column need not be."""
+    return re.sub(r"([-_])", r"\1\n", name) if len(name) > LONG_HEADING else name
 
 
 def _label(metric: str) -> tuple[str, float]:

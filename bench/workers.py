@@ -39,8 +39,10 @@ class Workers:
         there."""
         if self.cluster is not None:
             return _on_cluster(function, tasks, self.cluster)
-        if self.jobs > 1:
-            return _on_cores(function, tasks, self.jobs)
+        # Processes are started at once, whether there is anything for them to do or not.
+        jobs = min(self.jobs, len(tasks))
+        if jobs > 1:
+            return _on_cores(function, tasks, jobs)
         return map(function, tasks)
 
 

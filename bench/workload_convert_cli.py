@@ -38,7 +38,7 @@ ADAPTERS, PART, TIME, TEXTS = "Adapters", "Part of the source", "Time", "Texts"
 
 
 def convert(
-    files: Annotated[list[Path], typer.Argument(help="Files, folders or archives of one format.", metavar="FILE...")],
+    files: Annotated[list[Path], typer.Argument(help="Files, folders or archives of one format.", metavar="FILE")],
     out: OutFile,
     trace_format: Annotated[
         str | None,
@@ -93,7 +93,7 @@ def convert(
         str | None,
         typer.Option(
             help="When sessions start whose source records no times, as in `libra workload make`; also in place of the "
-            "times that text dialogs record.  \\[default: poisson without times]",
+            "times that text dialogs record.  [default: poisson without times]",
             rich_help_panel=TIME,
         ),
     ] = None,

@@ -19,7 +19,7 @@ def graph(
         list[Path],
         typer.Argument(
             help="Call records in the columns of Alibaba's microservice traces (CSV, compressed or not), or one model.",
-            metavar="FILE...",
+            metavar="FILE",
         ),
     ],
     out: Annotated[Path | None, typer.Option(help="The model file to write, for `agent-graph:FILE`.")] = None,

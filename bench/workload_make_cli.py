@@ -20,7 +20,7 @@ def make(
     scenario: Annotated[str | None, typer.Option(help=SCENARIO_HELP)] = None,
     num_loras: Annotated[
         int | None,
-        typer.Option(help=f"Number of adapters.  \\[default: {Demand.num_adapters}, of scale {SCALE_ADAPTERS:,}]"),
+        typer.Option(help=f"Number of adapters.  [default: {Demand.num_adapters}, of scale {SCALE_ADAPTERS:,}]"),
     ] = None,
     request_rate: Annotated[float, typer.Option(help="Requests per second over the run.")] = Demand.request_rate,
     duration: Annotated[float, typer.Option(help="Length of the run in seconds.")] = Demand.duration_s,

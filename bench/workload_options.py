@@ -34,6 +34,7 @@ def status(message: str) -> "Status":
 
 def save_trace(trace: "Trace", out: Path) -> None:
     """Writes the trace and says so in one line; warnings and counts go to stderr."""
+    from bench.format import compact
     from workloads.trace import write_trace
 
     with status(f"writing {out.name}"):
@@ -46,5 +47,5 @@ def save_trace(trace: "Trace", out: Path) -> None:
             typer.echo(f"{reason.replace('_', ' ')}: {count:,}", err=True)
     typer.echo(
         f"{out}: {len(trace.requests):,} requests, {len(header.adapters)} adapters, "
-        f"{header.duration_s:g} s at {trace.request_rate:.2f} req/s"
+        f"{header.duration_s:g} s at {compact(trace.request_rate)} req/s"
     )

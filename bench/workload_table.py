@@ -131,7 +131,7 @@ def _cache_rows(inspection: Inspection) -> list[tuple[str, str]]:
 
 
 def _lengths(inspection: Inspection) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
     table.add_column("", style="bold", no_wrap=True)
     for name in ("mean", *(f"p{percentile}" for percentile in PERCENTILES), "max"):
         table.add_column(name, justify="right", header_style="bold cyan", no_wrap=True)

@@ -11,6 +11,16 @@ ARRIVAL_FORMS = (
 )
 
 SCALE_ADAPTERS = 1000
+# Beyond these a trace fits no machine: whoever asks for more has mistyped.
+MAX_ADAPTERS = 1_000_000
+MAX_REQUESTS = 50_000_000
+
+
+def check_num_adapters(number: int) -> None:
+    """Raises LibraError where no workload has so many adapters."""
+    if not 1 <= number <= MAX_ADAPTERS:
+        least_or_most = "needs at least 1 adapter" if number < 1 else f"has at most {MAX_ADAPTERS:,}"
+        raise LibraError(f"--num-loras is {number}; a workload {least_or_most}")
 
 
 @dataclass(frozen=True)
@@ -32,10 +42,14 @@ class Demand:
     burstiness: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.num_adapters < 1:
-            raise LibraError(f"--num-loras is {self.num_adapters}; a workload needs at least 1 adapter")
+        check_num_adapters(self.num_adapters)
         for flag, value in (("--request-rate", self.request_rate), ("--duration", self.duration_s)):
             if not (value > 0 and math.isfinite(value)):
                 raise LibraError(f"{flag} is {value}; it must be positive and finite")
+        if self.request_rate * self.duration_s > MAX_REQUESTS:
+            raise LibraError(
+                f"--request-rate {self.request_rate:g} for --duration {self.duration_s:g} is "
+                f"{self.request_rate * self.duration_s:.3g} requests; a workload has at most {MAX_REQUESTS:,}"
+            )
         if self.seed < 0:
             raise LibraError(f"--seed is {self.seed}; it must be 0 or more")

@@ -20,15 +20,24 @@ def text_lines(path: Path) -> Iterator[str]:
 def replace_file(path: Path, lines: Iterable[str]) -> None:
     """Writes ``lines`` to a temporary name beside ``path``, then renames: an interrupted write leaves no half file.
 
-    Raises LibraError where the place cannot be written.
+    Links are followed, and devices and pipes (/dev/stdout) are written to as they are: what stands at ``path`` stays
+    what it is. Raises LibraError where the place cannot be written.
     """
-    temporary = path.with_name(path.name + ".partial")
+    try:
+        if path.exists() and not path.is_file():
+            with path.open("w", encoding="utf-8", newline="") as file:
+                file.writelines(lines)
+        else:
+            _replace(path.resolve(), lines)
+    except OSError as error:
+        raise LibraError(f"cannot write {path}: {error.strerror}; choose another place") from None
+
+
+def _replace(path: Path, lines: Iterable[str]) -> None:
+    temporary = path.with_name(f".writing-{path.name}")
     try:
         with temporary.open("w", encoding="utf-8", newline="") as file:
             file.writelines(lines)
         temporary.replace(path)
-    except OSError as error:
-        raise LibraError(f"cannot write {path}: {error.strerror}; choose another place") from None
     finally:
-        if temporary.exists():
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)

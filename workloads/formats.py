@@ -9,7 +9,7 @@ from typing import Protocol
 from libra.errors import LibraError, unknown
 from libra.spec import GIB
 from workloads.arrivals import check_burstiness
-from workloads.demand import Demand
+from workloads.demand import Demand, check_num_adapters
 from workloads.header import Provenance
 from workloads.text import TextOptions
 from workloads.trace import Trace
@@ -44,8 +44,8 @@ class AdapterMapping:
             raise unknown("adapter source", self.source, ADAPTER_SOURCES)
         if self.other_keys not in OTHER_KEYS:
             raise unknown("use of other keys", self.other_keys, OTHER_KEYS)
-        if self.num_adapters is not None and self.num_adapters < 1:
-            raise LibraError(f"--num-loras is {self.num_adapters}; a workload needs at least 1 adapter")
+        if self.num_adapters is not None:
+            check_num_adapters(self.num_adapters)
         if self.source in ("native", "mapped"):
             if self.popularity is not None:
                 raise LibraError(

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Collection, Sequence
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 from libra.errors import LibraError
@@ -12,6 +13,9 @@ from workloads.header import VERSION_FIELD
 from workloads.registry import FORMATS
 from workloads.sources import open_sources
 from workloads.trace import Trace, read_trace
+
+# Of a folder or an archive: a licence may come before the first trace.
+MAX_FILES_LOOKED_AT = 16
 
 
 def load_trace(path: Path, num_loras: int | None = None, popularity: str | None = None, seed: int = 0) -> Trace:
@@ -55,10 +59,17 @@ def _refuse_unused(trace: Trace, options: ReadOptions, trace_format: str) -> Non
 
 
 def _first_columns(path: Path, options: ReadOptions) -> Collection[str]:
-    """The keys of a JSON object or the columns of a CSV header on the first line; empty for anything else."""
+    """What the first line names in the first file behind ``path`` that is a trace; empty where none is."""
     with closing(open_sources([path], options.max_bytes)) as sources:
-        source = next(sources, None)
-        line = "" if source is None else next(source.lines(), "")
+        for source in islice(sources, MAX_FILES_LOOKED_AT):
+            columns = _columns(next(source.lines(), ""))
+            if VERSION_FIELD in columns or _readers(columns):
+                return columns
+    return ()
+
+
+def _columns(line: str) -> Collection[str]:
+    """The keys of a JSON object or the columns of a CSV header; empty for anything else."""
     if line.lstrip().startswith("{"):
         try:
             row = json.loads(line)
@@ -82,16 +93,23 @@ def _own_trace(path: Path, num_loras: int | None, popularity: str | None) -> Tra
     return trace
 
 
-def _recognised(path: Path, columns: Collection[str]) -> TraceReader:
+def _readers(columns: Collection[str]) -> list[TraceReader]:
+    """The formats whose columns these are, those that ask for the most columns last."""
     known = [
         (len(alternative), reader)
         for _, reader in FORMATS.items()
         for alternative in reader.required_columns
         if alternative <= set(columns)
     ]
+    return [reader for _, reader in sorted(known, key=lambda entry: entry[0])]
+
+
+def _recognised(path: Path, columns: Collection[str]) -> TraceReader:
+    known = _readers(columns)
     if not known:
+        where = f"{path}: no file in it begins with" if path.is_dir() else f"{path}, line 1: neither"
         raise LibraError(
-            f"{path}, line 1: neither a libra header nor a first row of a known format; "
-            f"name one with libra workload convert --format ({', '.join(['libra', *FORMATS])})"
+            f"{where} a libra header {'or' if path.is_dir() else 'nor'} a first row of a known format; "
+            f"name one with libra workload convert --format ({', '.join(FORMATS)})"
         )
-    return max(known, key=lambda entry: entry[0])[1]
+    return known[-1]

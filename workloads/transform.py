@@ -70,7 +70,7 @@ def cap_lengths(trace: Trace, max_prompt_tokens: int | None = None, max_output_t
     """
     for name, limit in (("prompt", max_prompt_tokens), ("output", max_output_tokens)):
         if limit is not None and limit < 1:
-            raise LibraError(f"the cap on {name} tokens is {limit}; it must be 1 or more")
+            raise LibraError(f"--max-{name}-tokens is {limit}; it must be 1 or more")
     requests, prompts_capped, outputs_capped = [], 0, 0
     for original in trace.requests:
         request = original

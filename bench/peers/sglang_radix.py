@@ -32,7 +32,7 @@ DEFAULT_PAGE_SIZES = (16,)
 
 def main(
     python: Annotated[Path, typer.Option(help="The peer's Python, such as VENV/bin/python.")],
-    page_size: Annotated[list[int] | None, typer.Option(help="Tokens of a page; repeat it.  [default: 16]")] = None,
+    page_size: Annotated[list[int] | None, typer.Option(help="Tokens of a page; repeat it.  \\[default: 16]")] = None,
     num_requests: int = 4000,
     num_loras: int = 50,
     capacity: Annotated[int, typer.Option(help="Tokens that the cache holds.")] = 400_000,

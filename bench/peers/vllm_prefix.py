@@ -44,7 +44,9 @@ class Served:
 def main(
     vllm: Annotated[Path, typer.Option(help="The peer's executable, such as VENV/bin/vllm.")],
     model: Annotated[Path, typer.Option(help="A directory that libra model make-tiny wrote, with adapters.")],
-    blocks: Annotated[list[int] | None, typer.Option(help="vLLM's blocks; repeat it.  [default: 64, 128, 256]")] = None,
+    blocks: Annotated[
+        list[int] | None, typer.Option(help="vLLM's blocks; repeat it.  \\[default: 64, 128, 256]")
+    ] = None,
     block_size: int = 32,
     num_requests: int = 160,
     num_loras: int = 4,

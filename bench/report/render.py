@@ -1,6 +1,5 @@
 """From saved runs to the text of report.html."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from bench.saved_study import SavedStudy, is_study, load_study
 from bench.saved_summary import saved_conditions, saved_summaries
 from bench.table import order_by_ttft
 from libra.errors import LibraError
+from workloads.files import replace_file
 
 # A page is to open at once and to go into a mail.
 MAX_BYTES = 1_000_000
@@ -28,21 +28,12 @@ _STUDY_PAGES = {"sweep": sweep_page, "peak": peak_page}
 
 def write_report(path: Path, runs: Sequence[SavedRun]) -> None:
     """Renders ``runs`` into the file ``path``, which is replaced as a whole. Raises LibraError when it cannot be."""
-    _write(path, render(runs))
+    replace_file(path, [render(runs)])
 
 
 def write_study_report(path: Path, study: SavedStudy) -> None:
     """The same for a sweep or a search for peak loads."""
-    _write(path, render_study(study))
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as staging:
-            (Path(staging) / REPORT).write_text(text, encoding="utf-8")
-            (Path(staging) / REPORT).replace(path)
-    except OSError as error:
-        raise LibraError(f"{path}: cannot write the report ({error.strerror}); name another file") from error
+    replace_file(path, [render_study(study)])
 
 
 def renew_report(folder: Path, wanted: bool) -> None:

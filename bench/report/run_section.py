@@ -85,7 +85,7 @@ def _latency(run: SavedRun, ordered: Sequence[PolicySummary], order: Sequence[st
         svg = distribution_chart(latencies, order, title, words, limits.get(column))
         if svg is not None:
             limit = limits.get(column)
-            caption = f"Every finished request, all seeds together, to the {SHOWN_TO:.1%} percentile."
+            caption = f"Every finished request, all seeds together, to the {100 * SHOWN_TO:g}th percentile."
             if limit is not None:
                 caption += f" Dashed: the objective, {compact(limit)} ms."
             charts.append(Chart(f"{title}, cumulative", svg, caption))

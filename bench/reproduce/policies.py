@@ -9,7 +9,7 @@ from baselines.vllm import VLLM_OFFLOAD
 from bench.oracle import Choice, find_choice
 from libra.cache.cost_model import CostModel, Eq4
 from libra.cache.fastlibra import FASTLIBRA
-from libra.cache.libra_policy import LIBRA
+from libra.cache.libra_policy import scheduled_as_libra
 from libra.cache.policy import CachePolicy, SwapperConfig
 from libra.cache.rankers import LeastRecentlyUsed
 from libra.errors import LibraError
@@ -26,14 +26,7 @@ OFFLOAD_ON_EVICT = replace(VLLM_OFFLOAD, name="offload-on-evict", write_back="on
 NO_TREE_LRU = replace(WOM, name="no-tree-lru", ranker=LeastRecentlyUsed(), swapper=None)
 TREE_LRU = replace(FASTLIBRA, name="tree-lru", ranker=LeastRecentlyUsed(), swapper=None)
 # What perfect victims would give libra, whose gain is mostly when and in which order requests are admitted.
-CLAIRVOYANT_IN_TIME = replace(
-    CLAIRVOYANT,
-    name="clairvoyant-in-time",
-    scheduler=LIBRA.scheduler,
-    max_pass_s=LIBRA.max_pass_s,
-    admits=LIBRA.admits,
-    awaits_loads=LIBRA.awaits_loads,
-)
+CLAIRVOYANT_IN_TIME = replace(scheduled_as_libra(CLAIRVOYANT), name="clairvoyant-in-time")
 
 
 def variants() -> dict[str, CachePolicy]:

@@ -162,7 +162,8 @@ DEFAULT = Scale(
     others=OTHERS,
     against=("vllm", "wos"),
 )
-FULL = Scale(
+FULL = replace(
+    DEFAULT,
     name="full",
     requests=9000,
     returns=10.0,
@@ -172,18 +173,13 @@ FULL = Scale(
     peak_seeds=5,
     grid_peak_seeds=5,
     tolerance=0.05,
-    grid=_GRID,
     loads=(0.3, MIDDLE_LOAD, 0.9),
     study=_GRID,
     study_peaks=_scenarios(),
     tight_loads=(0.3, MIDDLE_LOAD, 0.9),
     controls=_scenarios(),
     preset=tuple(replace(case, cache=None) for case in _GRID),
-    adapters_of_oracle=ADAPTERS,
-    crowds=(1000, 2000),
     spreads=("uniform", "distinct", "gaussian:0.1", "gaussian:0.3"),
-    others=OTHERS,
-    against=("vllm", "wos"),
 )
 
 

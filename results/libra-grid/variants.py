@@ -3,14 +3,10 @@
 from dataclasses import replace
 
 from libra.cache.fastlibra import FASTLIBRA
-from libra.cache.libra_policy import LIBRA
+from libra.cache.libra_policy import scheduled_as_libra
 
 SCHEDULING = replace(
-    FASTLIBRA,
+    scheduled_as_libra(FASTLIBRA),
     name="fastlibra-scheduling",
     summary="fastlibra with libra's order and timing of admission: all of libra but its cache",
-    scheduler=LIBRA.scheduler,
-    max_pass_s=LIBRA.max_pass_s,
-    admits=LIBRA.admits,
-    awaits_loads=LIBRA.awaits_loads,
 )

@@ -73,7 +73,10 @@ def test_a_trace_runs_as_the_workload_it_was_made_from(capsys: pytest.CaptureFix
         ((*SHORT, "--model", "llama3-8"), "did you mean 'llama3-8b'?"),
         ((*SHORT, "--device", "sim:h80"), "did you mean 'h800'?"),
         ((*SHORT, "--device", "gpu"), "unknown device 'gpu'"),
-        ((*SHORT, "--polcy", "lru"), "No such option: --polcy"),
+        ((*SHORT, "--polcy", "lru"), "no such option --polcy; did you mean --policy?"),
+        ((*SHORT, "--rate", "5"), "no such option --rate; did you mean --request-rate?"),
+        ((*SHORT, "--cache", "5"), "did you mean --hbm-cache-gib or --cache-fraction or --host-cache-gib?"),
+        ((*SHORT, "--qqq", "5"), "no such option --qqq; `libra bench --help` lists all"),
         ((*SHORT, "--num-loras", "0"), "at least 1 adapter"),
         ((*SHORT, "--hbm-cache-gib", "1", "--cache-fraction", "1"), "give one of them"),
         ((*SHORT, "--hbm-cache-gib", "nan"), "must be above 0"),
@@ -82,7 +85,10 @@ def test_a_trace_runs_as_the_workload_it_was_made_from(capsys: pytest.CaptureFix
         ((*SHORT, "--policy", "lru,lru"), "names a policy twice"),
         ((*SHORT, "--baseline", "slora", "--policy", "lru"), "unknown baseline 'slora'"),
         ((*SHORT, "--goodput", "tfft:5"), "did you mean 'ttft'?"),
-        ((*SHORT, "--block-size", "0"), "--block-size must be at least 1"),
+        ((*SHORT, "--block-size", "0"), "Invalid value for '--block-size'"),
+        ((*SHORT, "--dtype", "float16"), "--dtype means nothing on --device sim:h800"),
+        ((*SHORT, "--enforce-eager"), "--enforce-eager means nothing on --device sim:h800"),
+        (("--trace", "x.jsonl", "--arrivals", "gamma:2"), "--arrivals and --burstiness are for --workload"),
         ((*SHORT, "--out", "/dev/null/x"), "is a file; name a directory"),
         (("--trace", "no-such-file.jsonl"), "cannot read no-such-file.jsonl"),
     ],
@@ -124,7 +130,7 @@ def test_an_interrupted_run_keeps_its_rows_and_says_so(
     step, calls = Engine.step, itertools.count()
 
     def interrupted_step(engine: Engine, next_arrival_s: float = math.inf) -> bool:
-        if next(calls) == 2000:
+        if next(calls) == 700:
             raise KeyboardInterrupt
         return step(engine, next_arrival_s)
 
@@ -141,6 +147,15 @@ def test_a_simulated_run_never_imports_torch() -> None:
     code = f"import sys; from bench.cli import main\ntry: main(['bench', *{SHORT!r}, '--policy', 'lru'])\n"
     code += "except SystemExit: pass\nsys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_under_stdout_is_one_line_and_exit_code_2() -> None:
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run([sys.executable, "-m", "bench.cli", "policies"], stdout=full, stderr=subprocess.PIPE)
+    assert run.returncode == 2
+    assert run.stderr.startswith(b"error: cannot write to stdout (No space left on device)")
+    assert run.stderr.count(b"\n") == 1
 
 
 def test_policies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

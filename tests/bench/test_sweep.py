@@ -6,17 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from bench.cli import main
 from bench.run import Ground
 from bench.settings import BenchSettings
-from bench.statistics import Estimate
+from bench.statistics import Estimate, estimate
 from bench.sweep import plan_cells
 from bench.sweep_file import read_sweep
-from bench.sweep_table import pivot
+from bench.sweep_table import Pivot, pivot, pivot_table
 from libra.errors import LibraError
 
 SWEEP = """\
@@ -218,3 +220,14 @@ def test_a_pivot_averages_over_seeds_and_keeps_what_it_does_not_know_apart() -> 
     assert across.entries == {(("a",), "1"): (Estimate(10.0), False)}
     with pytest.raises(LibraError, match="unknown --columns 'polcy'"):
         pivot(grid, rows, "mean_ttft_ms", "polcy")
+
+
+def test_long_headings_break_between_their_words() -> None:
+    keys, columns = ("cache_fraction", "request_rate"), ("fastlibra", "vllm-oracle", "clairvoyant", "order-only")
+    place = ("0.4", "2")
+    entries = {(place, column): (estimate([1000.0, 2200.0]), False) for column in columns}
+    console = Console(width=80, file=StringIO())
+    console.print(pivot_table(Pivot(keys, (place,), columns, entries), "mean_ttft_ms", "study"))
+    words = console.file.getvalue().split()  # type: ignore[attr-defined]
+    assert {"cache_", "fraction", "request_", "rate", "fastlibra", "vllm-", "oracle", "order-", "only"} <= set(words)
+    assert words.count("±7,624") == 4

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.cli import app
-from bench.validate import GOALS, HIT_COUNTS, Deviation
+from bench.validate import GOALS, HIT_COUNTS, STEPS, Deviation
 from libra.engine.profile import datasheet_profile
 from libra.errors import LibraError
 from libra.model.tiny import TINY_SIZES
@@ -41,8 +41,9 @@ def test_on_one_clock_every_count_and_every_time_is_equal(tiny_model: TinyModel,
         assert figures["completed"]["real"] > 5
         for metric in HIT_COUNTS:
             assert figures[metric]["real"] == figures[metric]["simulated"]
-        assert figures["mean_step_ms"]["real"] > 0
-        assert figures["mean_step_ms"]["relative_error"] == pytest.approx(0.0, abs=1e-9)
+        steps = [figures[metric] for metric in STEPS]
+        assert all(step["relative_error"] == pytest.approx(0.0, abs=1e-9) for step in steps)
+        assert 0 < steps[1]["real"] < steps[0]["real"] < steps[2]["real"]
         assert figures["mean_ttft_ms"]["relative_error"] == pytest.approx(0.0, abs=1e-12)
     assert summary["policies"]["fastlibra"]["kv_hit_tokens"]["real"] > 0
     assert "Paced" in result.stdout

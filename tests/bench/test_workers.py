@@ -61,6 +61,24 @@ def test_local_cores_give_the_same() -> None:
     assert sorted(Workers(jobs=2).run(square, [3, 1, 2])) == [1, 4, 9]
 
 
+def test_no_more_processes_than_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    joblib = pytest.importorskip("joblib", reason="joblib is not installed")
+    started: list[int] = []
+
+    class Parallel:
+        def __init__(self, n_jobs: int, **options: Any) -> None:
+            started.append(n_jobs)
+
+        def __call__(self, calls: Any) -> list[Any]:
+            return [function(*arguments) for function, arguments, _ in calls]
+
+    monkeypatch.setattr(joblib, "Parallel", Parallel)
+    assert list(Workers(jobs=10**6).run(square, [3, 1])) == [9, 1]
+    assert list(Workers(jobs=10**6).run(square, [3])) == [9]
+    assert list(Workers(jobs=2).run(square, [])) == []
+    assert started == [2]
+
+
 def test_a_cluster_gives_the_same(stub: StubRay) -> None:
     assert sorted(Workers(cluster="ray://head:10001").run(square, [3, 1, 2])) == [1, 4, 9]
     assert stub.address == "ray://head:10001"

@@ -29,5 +29,13 @@ def test_own_adapters_cannot_be_drawn_again(tmp_path: Path) -> None:
 def test_unknown_formats(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(text)
-    with pytest.raises(LibraError, match=r"x.jsonl, line 1: .*libra, mooncake"):
+    with pytest.raises(LibraError, match=r"x.jsonl, line 1: neither .*mooncake"):
         load_trace(path)
+    with pytest.raises(LibraError, match="no file in it begins with a libra header or a first row of a known format"):
+        load_trace(tmp_path)
+
+
+def test_a_licence_beside_the_traces_of_a_folder_does_not_hide_them(tmp_path: Path) -> None:
+    (tmp_path / "LICENSE").write_text("You may.\n")
+    write_mooncake(tmp_path / "moon.jsonl", mooncake_row(0, [1]))
+    assert len(load_trace(tmp_path).requests) == 1

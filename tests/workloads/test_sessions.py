@@ -119,6 +119,8 @@ def test_header_tells_what_was_generated() -> None:
     ("change", "message"),
     [
         ({"num_adapters": 0}, "--num-loras is 0"),
+        ({"num_adapters": 10**11}, "--num-loras is 100000000000; a workload has at most 1,000,000"),
+        ({"request_rate": 1e300}, "is 1.8e+303 requests; a workload has at most 50,000,000"),
         ({"request_rate": float("inf")}, "--request-rate is inf; it must be positive and finite"),
         ({"duration_s": -1.0}, "--duration is -1.0"),
         ({"seed": -1}, "--seed is -1"),

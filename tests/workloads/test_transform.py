@@ -99,5 +99,5 @@ def test_bad_changes(trace: Trace) -> None:
         scale_rate(trace, 0.0)
     with pytest.raises(LibraError, match="is empty: the trace holds 10 s"):
         window(trace, 5.0, start_s=10.0)
-    with pytest.raises(LibraError, match="cap on prompt tokens is 0"):
+    with pytest.raises(LibraError, match="--max-prompt-tokens is 0"):
         cap_lengths(trace, max_prompt_tokens=0)

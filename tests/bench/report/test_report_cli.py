@@ -92,8 +92,8 @@ def test_report_renders_saved_runs(
     ("arguments", "expected"),
     [
         (("nowhere",), "is no run of libra"),
-        (("a", "--out", "no/such/folder.html"), "cannot write the report"),
-        ((), "Missing argument 'DIR...'"),
+        (("a", "--out", "no/such/folder.html"), "cannot write no/such/folder.html"),
+        ((), "Missing argument 'DIR'"),
     ],
 )
 def test_what_cannot_be_rendered_is_one_line(
