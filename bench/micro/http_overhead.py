@@ -1,17 +1,18 @@
 """What HTTP adds: one load against `libra serve` and the same against an engine without HTTP, in turn.
 
-`python -m bench.micro.http_overhead DIR` on an idle machine; DIR is what `libra model make-tiny DIR` wrote. Both sides
-are up all the time, each in a process of its own; every round gives both the same requests, and the side that goes
-first changes, so that what the machine does meanwhile meets both. Takes three and a half minutes. Writes
-results/server/http_overhead.json.
+`python -m bench.micro.http_overhead DIR` on an idle machine; DIR is what `libra model make-tiny DIR` wrote. Each side
+is a process of its own. Every round starts both anew, since two equal engines differ, as long as they live, by more
+than is looked for; gives both the same requests; and changes which side goes first, so that what the machine does
+meanwhile meets both. Takes a minute a round. Writes results/server/http_overhead.json.
 """
 
 import json
 import multiprocessing
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 from typing import Annotated, Any
@@ -24,6 +25,8 @@ from bench.soak.process import ServedProcess
 from libra.errors import LibraError
 
 Side = Callable[[Load], Measured]
+Start = Callable[[], AbstractContextManager[Side]]
+Pair = tuple[Measured, Measured]
 # What issue "serve and replay" allows.
 MAX_ADDED_MS, MAX_LOST = 3.0, 0.05
 
@@ -50,24 +53,34 @@ def engine_without_http(directory: Path) -> Iterator[Side]:
         process.join(10)
 
 
-def compare(http: Side, alone: Side, load: Load, rounds: int) -> list[tuple[Measured, Measured]]:
-    """(over HTTP, without) of every round; a first round warms both sides and does not count."""
-    pairs = []
-    for number in range(rounds + 1):
-        drawn = replace(load, seed=load.seed + 10 * number)
-        if number % 2:
-            without = alone(drawn)
-            pairs.append((http(drawn), without))
-        else:
-            pairs.append((http(drawn), alone(drawn)))
-    return pairs[1:]
+@contextmanager
+def engine_with_http(directory: Path) -> Iterator[Side]:
+    """Measures a load on a server."""
+    with ServedProcess(directory, ["--lora-dir", str(directory / "adapters")]) as server:
+        yield partial(over_http, server)
+
+
+def compare(http: Start, alone: Start, loads: Sequence[Load], rounds: int) -> list[list[Pair]]:
+    """(over HTTP, without) of every round, for each of the loads; the last load warms both sides first, uncounted."""
+    pairs: list[list[Pair]] = [[] for _ in loads]
+    for number in range(rounds):
+        turn = slice(None, None, -1 if number % 2 else 1)
+        with ExitStack() as started:
+            sides = [started.enter_context(start()) for start in [http, alone][turn]]
+            for side in sides:
+                side(replace(loads[-1], seed=loads[-1].seed - 1))
+            for load, of_load in zip(loads, pairs, strict=True):
+                drawn = replace(load, seed=load.seed + 10 * number)
+                over, without = [side(drawn) for side in sides][turn]
+                of_load.append((over, without))
+    return pairs
 
 
 def spread(values: list[float]) -> dict[str, float]:
     return {"median": round(median(values), 4), "min": round(min(values), 4), "max": round(max(values), 4)}
 
 
-def summarise(opened: list[tuple[Measured, Measured]], closed: list[tuple[Measured, Measured]]) -> dict[str, Any]:
+def summarise(opened: list[Pair], closed: list[Pair]) -> dict[str, Any]:
     """Per round, then the median over rounds. ``added_ttft_ms``: difference of the mean TTFT at a steady rate;
     ``beyond_engine_ms``: of the client's TTFT and what the engine reports for the same request;
     ``throughput_lost``: share of the closed loop's tokens per second; ``steps_added``: how many more steps the engine
@@ -85,7 +98,7 @@ def summarise(opened: list[tuple[Measured, Measured]], closed: list[tuple[Measur
     }  # fmt: skip
 
 
-def rows(loop: str, pairs: list[tuple[Measured, Measured]]) -> list[dict[str, Any]]:
+def rows(loop: str, pairs: list[Pair]) -> list[dict[str, Any]]:
     """One row for each round and side; processor time is by who used it."""
     return [
         {
@@ -121,15 +134,10 @@ def main(
     adapters = tuple(sorted(path.name for path in (directory / "adapters").iterdir()))
     if not adapters:
         raise LibraError(f"{directory}/adapters: empty; make a model with `libra model make-tiny`")
-    load = Load(num_requests, prompt_tokens, output_tokens, config["vocab_size"], adapters, seed=0)
-    arguments = ["--lora-dir", str(directory / "adapters")]
-    with ServedProcess(directory, arguments) as server, engine_without_http(directory) as alone:
-
-        def http(load: Load) -> Measured:
-            return over_http(server, load)
-
-        opened = compare(http, alone, replace(load, request_rate=request_rate), rounds)
-        closed = compare(http, alone, replace(load, concurrency=concurrency), rounds)
+    load = Load(num_requests, prompt_tokens, output_tokens, config["vocab_size"], adapters, seed=1)
+    loads = replace(load, request_rate=request_rate), replace(load, concurrency=concurrency)
+    starts = partial(engine_with_http, directory), partial(engine_without_http, directory)
+    opened, closed = compare(*starts, loads, rounds)
     figures = summarise(opened, closed)
     typer.echo(json.dumps(figures))
     if out is not None:

@@ -89,8 +89,7 @@ _METRICS = ("mean_ttft_ms", "p95_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "mean_
 def fairness(outcome: ReplayOutcome, rows: Sequence[AdapterRow]) -> Fairness:
     """Fairness across the adapters that were served."""
     summary = outcome.summary
-    judged = [row for row in rows if row.slo_attainment is not None and row.adapter != BASE_MODEL]
-    worst = min(judged, key=lambda row: (row.slo_attainment or 0.0, row.adapter), default=None)
+    worst = worst_served(rows)
     name = worst.adapter if worst is not None else summary.worst_adapter
     adapters = [row for row in rows if row.adapter != BASE_MODEL and row.finished]
     return Fairness(
@@ -101,6 +100,14 @@ def fairness(outcome: ReplayOutcome, rows: Sequence[AdapterRow]) -> Fairness:
         mix_distance=mix_distance(achieved_mix(outcome.trace, outcome.observations)),
         ttft_slowdown=_weighted(adapters, "ttft_slowdown"),
         tpot_slowdown=_weighted(adapters, "tpot_slowdown"),
+    )
+
+
+def worst_served(rows: Sequence[AdapterRow]) -> AdapterRow | None:
+    """The adapter within the objectives least often, of equals the one that waits longest; None without objectives."""
+    judged = [row for row in rows if row.slo_attainment is not None and row.adapter != BASE_MODEL]
+    return min(
+        judged, key=lambda row: (row.slo_attainment or 0.0, -(row.mean_ttft_ms or 0.0), row.adapter), default=None
     )
 
 

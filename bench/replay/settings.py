@@ -84,6 +84,8 @@ class ReplaySettings:
     def __post_init__(self) -> None:
         if (self.workload is None) == (self.trace is None):
             raise LibraError("name either --workload (chatbot, agents, ...) or --trace FILE, not both or none")
+        if self.trace is not None and (self.arrivals, self.burstiness) != (Demand.arrivals, Demand.burstiness):
+            raise LibraError("--arrivals and --burstiness are for --workload: a trace has its own; leave them out")
         if self.endpoint not in (COMPLETIONS, CHAT):
             raise unknown("--endpoint", self.endpoint, (COMPLETIONS, CHAT))
         if self.endpoint == CHAT and self.prompt is PromptForm.TOKENS:

@@ -1,5 +1,6 @@
 """Settings of the server, with their defaults in one place."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,12 @@ class EngineSettings:
     link_gbps: float | None = None
     config: EngineConfig = field(default_factory=lambda: EngineConfig(timeline_s=None))
 
+    def __post_init__(self) -> None:
+        if not (self.hbm_cache_gib > 0 and 0 <= self.host_cache_gib < math.inf):
+            raise LibraError(
+                f"--hbm-cache-gib {self.hbm_cache_gib:g}, --host-cache-gib {self.host_cache_gib:g}: not sizes of memory"
+            )
+
     @property
     def max_rank(self) -> int:
         return self.max_lora_rank or DEFAULT_MAX_LORA_RANK
@@ -69,7 +76,7 @@ class ServerSettings:
     request_log_text: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_queue < 0 or self.drain_timeout_s < 0:
+        if self.max_queue < 0 or not self.drain_timeout_s >= 0:
             raise LibraError("--max-queue and --drain-timeout must be at least 0")
         if min(self.request_timeout_s, self.read_timeout_s) <= 0 or self.max_body_bytes < 1:
             raise LibraError("--request-timeout, --read-timeout and --max-body-mib must be above 0")

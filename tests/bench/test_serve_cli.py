@@ -44,6 +44,8 @@ def test_adapters_are_name_and_path() -> None:
         (["nowhere", "--request-log-text"], "needs --request-log"),
         (["nowhere", "--cache-salt", "users"], "did you mean 'user'?"),
         (["nowhere", "--port", "70000"], "--port 70000"),
+        (["nowhere", "--hbm-cache-gib", "nan"], "--hbm-cache-gib nan"),
+        (["nowhere", "--drain-timeout", "nan"], "--drain-timeout must be at least 0"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_exit_code_2(

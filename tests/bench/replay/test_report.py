@@ -8,6 +8,7 @@ import pytest
 
 from bench.replay.block import BlockFacts, result_block
 from bench.replay.check import check_arrivals, check_usage, count_failures, count_retries
+from bench.replay.mix import AdapterRow, worst_served
 from bench.replay.observation import Observation
 from bench.replay.outcome import mix_distance
 from bench.replay.scrape import Timeline
@@ -212,3 +213,17 @@ def test_counters_are_what_grew_between_the_first_page_and_the_last() -> None:
 def test_the_facts_can_be_changed_one_by_one() -> None:
     base = facts([seen()])
     assert judge(replace(base, slo_attainment=0.995, objectives="ttft:90")).valid
+
+
+def test_of_adapters_equally_within_the_objectives_the_worst_waits_longest() -> None:
+    def row(adapter: str, slo_attainment: float | None, mean_ttft_ms: float) -> AdapterRow:
+        rest = dict.fromkeys(AdapterRow.__dataclass_fields__)
+        return AdapterRow(
+            **rest | {"adapter": adapter, "slo_attainment": slo_attainment, "mean_ttft_ms": mean_ttft_ms}  # type: ignore[arg-type]
+        )
+
+    rows = [row("a", 0.5, 10.0), row("b", 0.5, 20.0), row("c", 0.9, 90.0), row("d", None, 99.0)]
+    worst = worst_served(rows)
+    assert worst is not None
+    assert worst.adapter == "b"
+    assert worst_served([row("d", None, 99.0)]) is None

@@ -65,6 +65,7 @@ def test_senders_share_the_requests_and_keep_chains_whole(links: list[int], num_
     [
         ({"trace": "x", "workload": "chatbot"}, "not both or none"),
         ({"workload": None}, "not both or none"),
+        ({"trace": "x", "workload": None, "burstiness": 2.0}, "a trace has its own"),
         ({"endpoint": "/v1/complete"}, "did you mean '/v1/completions'"),
         ({"endpoint": CHAT}, "takes no token ids"),
         ({"base_share": 1.5}, "shares from 0 to 1"),
