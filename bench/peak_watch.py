@@ -1,15 +1,15 @@
 """What a run is short of: seats, tokens, HBM, device or link, as averages over time, and who waits for which."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from bench.wrapped_executor import WrappedExecutor
 from libra.engine.engine import Engine
-from libra.engine.executor import Executor, StepBatch, StepResult
+from libra.engine.executor import StepBatch, StepResult
 from libra.engine.link import Direction
 from libra.engine.roofline import RooflineExecutor
-from libra.spec import AdapterSpec
 
 # Numbers of requests and adapters and shares of HBM, averaged over time. Those who wait, by what they wait for: saves
 # of evicted blocks, HBM, a seat in the batch, tokens of a step, or their turn: behind one that waits for HBM and may be
@@ -122,28 +122,14 @@ class Watch:
         }
 
 
-class _WatchedExecutor(Executor):
-    """``inner``, whose steps are computed by ``during``."""
+class _WatchedExecutor(WrappedExecutor):
+    """``real``, whose steps are computed by ``during``."""
 
     def __init__(
-        self, inner: RooflineExecutor, during: Callable[[StepBatch, Callable[[], StepResult]], StepResult]
+        self, real: RooflineExecutor, during: Callable[[StepBatch, Callable[[], StepResult]], StepResult]
     ) -> None:
-        self._inner, self._during = inner, during
+        super().__init__(real)
+        self._during = during
 
     def execute(self, batch: StepBatch, max_steps: int, until_s: float) -> StepResult:
-        return self._during(batch, partial(self._inner.execute, batch, max_steps, until_s))
-
-    def prefill_seconds(self, num_tokens: int) -> float:
-        return self._inner.prefill_seconds(num_tokens)
-
-    def step_seconds(self, adapters: Sequence[str | None], tokens_each: int) -> float:
-        return self._inner.step_seconds(adapters, tokens_each)
-
-    def add_adapter(self, spec: AdapterSpec) -> None:
-        self._inner.add_adapter(spec)
-
-    def remove_adapter(self, adapter_id: str) -> None:
-        self._inner.remove_adapter(adapter_id)
-
-    def describe(self) -> str:
-        return self._inner.describe()
+        return self._during(batch, partial(super().execute, batch, max_steps, until_s))

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bench.wrapped_executor import WrappedExecutor
 from libra.clock import Clock
 from libra.engine.executor import Executor, PrefillChunk, StepBatch, StepResult
 from libra.engine.sequence import Sequence
 from libra.request import Request
-from libra.spec import AdapterSpec
 
 
 class NotedPart(NamedTuple):
@@ -65,13 +65,13 @@ def gaps(steps: Items[NotedStep]) -> Iterator[tuple[NotedStep, float]]:
             yield step, step.started_s - before.ended_s
 
 
-class NotingExecutor(Executor):
+class NotingExecutor(WrappedExecutor):
     """Computes on ``real`` and notes each step in ``steps``, by ``clock``. Noting is a part of what lies between
     steps, so it does as little as it can."""
 
     def __init__(self, real: Executor, clock: Clock) -> None:
+        super().__init__(real)
         self.steps: list[NotedStep] = []
-        self._real = real
         self._clock = clock
 
     def execute(self, batch: StepBatch, max_steps: int, until_s: float) -> StepResult:
@@ -79,29 +79,10 @@ class NotingExecutor(Executor):
         parts = [_part(sequence, 0) for sequence in batch.decode]
         parts += [_part(chunk.sequence, chunk.num_tokens) for chunk in batch.prefill]
         started_s = self._clock.now()
-        result = self._real.execute(batch, 1, until_s)
+        result = super().execute(batch, 1, until_s)
         ended_s = self._clock.now()
         self.steps.append(NotedStep(tuple(parts), started_s, ended_s))
         return result._replace(step_ends=[ended_s])
-
-    def prefill_seconds(self, num_tokens: int) -> float:
-        return self._real.prefill_seconds(num_tokens)
-
-    def step_seconds(self, adapters: Items[str | None], tokens_each: int) -> float:
-        return self._real.step_seconds(adapters, tokens_each)
-
-    def add_adapter(self, spec: AdapterSpec) -> None:
-        self._real.add_adapter(spec)
-
-    def remove_adapter(self, adapter_id: str) -> None:
-        self._real.remove_adapter(adapter_id)
-
-    @property
-    def fallback(self) -> str | None:
-        return self._real.fallback
-
-    def describe(self) -> str:
-        return self._real.describe()
 
 
 def _part(sequence: Sequence, chunk_tokens: int) -> NotedPart:

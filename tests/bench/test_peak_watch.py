@@ -110,3 +110,11 @@ def test_an_engine_that_is_watched_already_is_refused() -> None:
     Watch(engine, PROFILE.as_dict(), 0.0, 1.0)
     with pytest.raises(ValueError, match="only simulated engines"):
         Watch(engine, PROFILE.as_dict(), 0.0, 1.0)
+
+
+def test_a_watched_engine_knows_that_it_admits_while_a_step_computes() -> None:
+    engine = build_engine(LIBRA, hbm_blocks=60, host_blocks=1000, config=CONFIG)
+    admits = engine.executor.while_busy
+    assert admits is not None
+    Watch(engine, {}, 0.0, 1.0)
+    assert engine.executor.while_busy == admits
