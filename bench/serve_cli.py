@@ -1,6 +1,7 @@
 """The command `libra serve`."""
 
 import math
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,8 +26,11 @@ from libra.engine.config import EngineConfig
 from libra.errors import LibraError, unknown
 from libra.server.settings import MIB, EngineSettings, ServerSettings
 
+NO_LIMIT = "changes nothing: the policy and the sizes of the caches decide how many adapters are held"
+
 # vLLM takes several values after one flag; these flags may be repeated, and so may take them too.
 _LISTS = ("--lora", "--lora-modules")
+_KEY_VARIABLE = "LIBRA_API_KEY"
 
 
 class ServeCommand(LibraCommand):
@@ -61,6 +65,9 @@ def serve(
         typer.Option(help="A directory of adapters: found at start and on demand, and open to /v1/load_lora_adapter."),
     ] = None,
     max_lora_rank: Annotated[int | None, typer.Option(min=1, help="Largest rank accepted; 128 unless given.")] = None,
+    enable_lora: Annotated[bool, typer.Option("--enable-lora", help="As vLLM's; adapters are always served.")] = False,
+    max_loras: Annotated[int | None, typer.Option(min=1, help=f"As vLLM's; {NO_LIMIT}.")] = None,
+    max_cpu_loras: Annotated[int | None, typer.Option(min=1, help=f"As vLLM's; {NO_LIMIT}.")] = None,
     policy: Annotated[str, typer.Option(help="See `libra policies`, or path/to/file.py:name.")] = "fastlibra",
     device: Annotated[str, typer.Option(help="Where to compute: cpu or cuda.", rich_help_panel=ENGINE)] = (
         EngineSettings.device
@@ -73,7 +80,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = ServerSettings.host,
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = ServerSettings.port,
     api_key: Annotated[
-        str | None, typer.Option(help="Clients must send this key.", envvar="LIBRA_API_KEY", show_envvar=True)
+        str | None, typer.Option(help="Clients must send this key.", envvar=_KEY_VARIABLE, show_envvar=True)
     ] = None,
     served_model_name: Annotated[
         str | None, typer.Option(help="What clients call the base model.  [default: the directory's name]")
@@ -133,6 +140,9 @@ def serve(
     except ImportError as error:
         raise LibraError(f"{error.name} is missing; pip install 'libra-lora[engine,server]'") from error
 
+    for flag, limit in (("--max-loras", max_loras), ("--max-cpu-loras", max_cpu_loras)):
+        if limit is not None:
+            typer.echo(f"note: {flag} {limit} {NO_LIMIT}", err=True)
     if device not in REAL_DEVICES:
         raise unknown("device", device, REAL_DEVICES)
     defaults = REAL_DEVICES[device]
@@ -144,7 +154,7 @@ def serve(
         model_name=served_model_name or model.resolve().name,
         host=host,
         port=port,
-        api_key=api_key,
+        api_key=api_key if api_key is not None else os.environ.get(_KEY_VARIABLE),  # set but empty is no key's absence
         lora_dirs=tuple(lora_dir or ()),
         max_queue=max_queue,
         request_timeout_s=request_timeout,

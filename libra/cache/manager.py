@@ -465,7 +465,7 @@ class CacheManager:
     # ---- proof -----------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Proves that pins, private blocks and claims add up (design, section 4). Raises AssertionError."""
+        """Proves that pins, private blocks and claims add up. Raises AssertionError."""
         memory, tree = self.memory, self.memory.tree
         memory.check()
         pins = np.zeros(tree.capacity, dtype=np.int64)

@@ -52,7 +52,7 @@ class Ranker(ABC):
     copy, and the ``on_`` methods tell it what happens to nodes. A node's index is reused after ``on_forget``.
     """
 
-    # Whether scores change when an adapter enters or leaves HBM: the swapper then ranks anew after each (paper, 0.1).
+    # Whether scores change when an adapter enters or leaves HBM: the swapper then ranks anew after each (Eq. 4).
     depends_on_adapter_count: bool = False
     # Whether it ranks by the requests to come: whoever runs a trace then calls ``foresee`` before the first of them.
     needs_future: bool = False
@@ -99,7 +99,7 @@ class Ranker(ABC):
 
 @dataclass(frozen=True, slots=True)
 class SwapperConfig:
-    """FASTLIBRA's watermark swapper (paper 0.1): every ``tick_s``, above ``high`` HBM use swap out until below it;
+    """FASTLIBRA's watermark swapper: every ``tick_s``, above ``high`` HBM use swap out until below it;
     below ``low`` swap in until there. ``prefetch`` False keeps only the first half."""
 
     tick_s: float = 0.1
@@ -114,7 +114,7 @@ class SwapperConfig:
 
 @dataclass(frozen=True, slots=True)
 class CachePolicy:
-    """Everything that tells one published system from another (design, section 7).
+    """Everything that tells one published system from another (docs/policies.md).
 
     name: shown in tables.
     summary: one line for ``libra policies``.
@@ -137,7 +137,7 @@ class CachePolicy:
     cold_start: a request waits for its adapter, or starts at once: cpu_assist computes the adapter's product of its
         prefill on CPU cores, layer group by layer group, until the weights are there.
     adapter_slots: adapters take their exact size in HBM, or a slot padded to the largest rank.
-    visit_scope: a match counts for every node of the path, or for the deepest only (design, section 12).
+    visit_scope: a match counts for every node of the path, or for the deepest only (docs/policies.md: `wom-last`).
     visit_half_life_s: decay of visit counts; the default is measured (results/tuning).
     scheduler: the order of the waiting queue (libra.engine.queueing).
     max_pass_s: how long requests behind it may pass a waiting request.

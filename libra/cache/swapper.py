@@ -1,4 +1,4 @@
-"""FASTLIBRA's swapper: keeps HBM use between two watermarks (paper 0.1)."""
+"""FASTLIBRA's swapper: keeps HBM use between two watermarks (arXiv 2505.03756)."""
 
 import heapq
 import math

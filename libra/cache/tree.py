@@ -1,4 +1,4 @@
-"""The dependency tree: adapters under a root, KV blocks under their adapter (paper 0.1; design, section 4).
+"""The dependency tree: adapters under a root, KV blocks under their adapter (FASTLIBRA, arXiv 2505.03756).
 
 Node state lives in columns (numpy arrays indexed by node), so that scoring all nodes is one vector expression.
 Where a node's data is takes two columns, since HBM and host memory can hold a copy at the same time:
@@ -369,7 +369,7 @@ class DependencyTree:
         return usable
 
     def check(self, dependency: bool) -> None:
-        """Proves the tree's invariants (design, section 4). Raises AssertionError naming the node."""
+        """Proves the tree's invariants (docs/architecture.md). Raises AssertionError naming the node."""
         nodes = np.flatnonzero(self.in_use)
         nodes = nodes[nodes != ROOT]
         in_hbm = (self.hbm == PRESENT) | (self.hbm == LOADING)

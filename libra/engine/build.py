@@ -44,7 +44,7 @@ class CacheSizes:
 
 
 def default_hbm_bytes(device: DeviceSpec, model: ModelSpec, tensor_parallel: int) -> float:
-    """HBM left for blocks over all GPUs: 0.9 of it, less the weights, less a reserve for activations (design, 3)."""
+    """HBM left for blocks over all GPUs: 0.9 of it, less the weights, less a reserve for activations."""
     left = tensor_parallel * (HBM_UTILIZATION * device.hbm_bytes - ACTIVATION_RESERVE_BYTES) - model.weight_bytes
     if left <= 0:
         raise LibraError(

@@ -43,7 +43,7 @@ class CudaDevice(Device):
             )
 
     def cache_bytes(self, model: ModelSpec) -> float:
-        """0.9 of the memory, less what is taken, less a reserve for activations (design, 3)."""
+        """0.9 of the memory, less what is taken, less a reserve for activations."""
         total = int(torch.cuda.mem_get_info(self.place)[1])
         left = self._free_bytes() - (1 - HBM_UTILIZATION) * total - ACTIVATION_RESERVE_BYTES
         if left <= 0:

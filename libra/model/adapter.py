@@ -2,6 +2,9 @@
 
 import math
 import re
+import stat
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,23 +48,40 @@ _TENSOR_NAME = re.compile(
 class AdapterSource:
     """An adapter that fits the base model: where it is, its ``spec``, and the factor on ``B A``.
 
-    ``tensors[(layer, module)]`` are the names of A and B in the weights file.
+    ``tensors[(layer, module)]`` are the names of A and B in the weights file, which has ``weights_bytes``. Whenever it
+    is read it must lie below one of ``roots``, which have no links in them; without any, it may lie anywhere.
     """
 
     directory: Path
     spec: AdapterSpec
     scaling: float
     tensors: dict[tuple[int, str], tuple[str, str]]
+    weights_bytes: int
+    roots: tuple[Path, ...] = ()
 
     @property
     def weights_path(self) -> Path:
         return self.directory / WEIGHTS_FILE
 
 
+def is_below(path: Path, roots: Iterable[Path]) -> bool:
+    """Whether ``path`` lies below one of ``roots``, wherever links lead. ``roots`` have no links in them."""
+    try:
+        place = path.resolve()
+    except (OSError, RuntimeError, ValueError):  # links in a circle, a name with a NUL in it
+        return False
+    return any(place.is_relative_to(root) for root in roots)
+
+
 def read_adapter(
-    directory: Path, model: ModelSpec, adapter_id: str | None = None, max_lora_rank: int = DEFAULT_MAX_LORA_RANK
+    directory: Path,
+    model: ModelSpec,
+    adapter_id: str | None = None,
+    max_lora_rank: int = DEFAULT_MAX_LORA_RANK,
+    roots: tuple[Path, ...] = (),
 ) -> AdapterSource:
-    """Reads the config and the header of the weights; ``adapter_id`` is the directory's name unless given.
+    """Reads the config and the header of the weights; ``adapter_id`` is the directory's name unless given. ``roots``
+    are kept for whoever reads the weights.
 
     Raises LibraError for missing or corrupt files, a rank above ``max_lora_rank``, whatever is not supported (by
     name), and shapes of another base model (by layer and module).
@@ -69,6 +89,7 @@ def read_adapter(
     config = read_json(directory / CONFIG_FILE)
     _check_supported(directory, config)
     rank, scaling = _rank_and_scaling(directory, config, max_lora_rank)
+    weights_bytes = _weights_bytes(directory)
     shapes = _tensor_shapes(directory)
     tensors = _pair_tensors(directory, shapes, model)
     for (layer, module), names in tensors.items():
@@ -81,7 +102,7 @@ def read_adapter(
                 )
     modules = tuple(module for module in TARGET_MODULES if (0, module) in tensors)
     spec = AdapterSpec(adapter_id or directory.resolve().name, rank, modules)
-    return AdapterSource(directory, spec, scaling, tensors)
+    return AdapterSource(directory, spec, scaling, tensors, weights_bytes, roots)
 
 
 def _check_supported(directory: Path, config: dict[str, Any]) -> None:
@@ -105,19 +126,33 @@ def _rank_and_scaling(directory: Path, config: dict[str, Any], max_lora_rank: in
         raise LibraError(f"{path}: r = {rank!r} must be a positive whole number")
     if rank > max_lora_rank:
         raise LibraError(f"{path}: rank {rank} is above the limit of {max_lora_rank}; use --max-lora-rank {rank}")
-    if not isinstance(alpha, int | float):
-        raise LibraError(f"{path}: lora_alpha = {alpha!r} must be a number")
+    # Whole numbers in JSON have no largest; NaN and infinity are no more than a name away.
+    if not isinstance(alpha, int | float) or not abs(alpha) <= sys.float_info.max:
+        raise LibraError(f"{path}: lora_alpha = {alpha!r:.40} must be a finite number")
     return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _tensor_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+def _weights_bytes(directory: Path) -> int:
+    """The size of the weights file. Raises LibraError when there is none, or something else in its place."""
     path = directory / WEIGHTS_FILE
-    if not path.exists() and (directory / "adapter_model.bin").exists():
-        raise LibraError(
-            f"{directory}: only adapter_model.bin is there and pickles are not read; save it as {path.name}"
-        )
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        if (directory / "adapter_model.bin").exists():
+            raise LibraError(
+                f"{directory}: only adapter_model.bin is there and pickles are not read; save it as {path.name}"
+            ) from None
+        raise LibraError(f"{path}: no such file; download it again") from None
+    except OSError as error:
+        raise LibraError(f"{path}: cannot be read ({error.strerror}); check its permissions and links") from error
+    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+        raise LibraError(f"{path}: is no file; download it again")
+    return found.st_size
+
+
+def _tensor_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     # The NumPy framework reads headers without importing torch.
-    file = open_safetensors(path, framework="np")
+    file = open_safetensors(directory / WEIGHTS_FILE, framework="np")
     return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a mapping
 
 

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from libra.errors import LibraError, unknown
-from libra.model.adapter import DEFAULT_MAX_LORA_RANK, AdapterSource, read_adapter
+from libra.model.adapter import DEFAULT_MAX_LORA_RANK, AdapterSource, is_below, read_adapter
 from libra.model.adapter_weights import AdapterWeights
 from libra.model.packing import LoraPair, UnitLayout, pack
 from libra.spec import AdapterSpec, ModelSpec
@@ -17,13 +17,13 @@ from libra.spec import AdapterSpec, ModelSpec
 def load_weights(source: AdapterSource) -> dict[str, LoraPair]:
     """Reads all weights of an adapter, the scaling folded into B in float32.
 
-    Raises LibraError when the file cannot be read, or is not what it was when ``source`` was made.
+    Raises LibraError when the file cannot be read, or is not what it was, or where it was, when ``source`` was made.
     """
     layers = range(1 + max(layer for layer, _ in source.tensors))
     try:
         # Not by safe_open: its get_tensor loses 64 bytes per tensor for good (safetensors 0.8 with torch), and a server
         # reads adapters for as long as it runs.
-        tensors = load(source.weights_path.read_bytes())
+        tensors = load(_read(source))
         pairs = {}
         for module in source.spec.target_modules:
             names = [source.tensors[layer, module] for layer in layers]
@@ -35,6 +35,17 @@ def load_weights(source: AdapterSource) -> dict[str, LoraPair]:
     except KeyError as error:
         raise LibraError(f"{source.weights_path}: tensor {error} is gone; load the adapter again") from error
     return pairs
+
+
+def _read(source: AdapterSource) -> bytes:
+    """The weights file. Links lead where they lead now, and what is there may be of any size, so both are looked at
+    each time. Raises LibraError, and OSError."""
+    path = source.weights_path
+    if source.roots and not is_below(path, source.roots):
+        raise LibraError(f"{path}: leads out of the directories open for adapters; put the file itself there")
+    if path.stat().st_size != source.weights_bytes:
+        raise LibraError(f"{path}: has changed since the adapter was loaded; load the adapter again")
+    return path.read_bytes()
 
 
 class AdapterStore(AdapterWeights):

@@ -17,7 +17,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise LibraError(f"{path}: no such file; give a directory that holds {path.name}") from None
     except OSError as error:
         raise LibraError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the second: nested too deeply
         raise LibraError(f"{path}: not valid JSON ({error}); download the file again") from error
     if not isinstance(document, dict):
         raise LibraError(f"{path}: holds a {type(document).__name__}, not an object; download the file again")

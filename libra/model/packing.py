@@ -1,4 +1,4 @@
-"""How an adapter's weights lie in pool blocks (design, section 3). The one place that defines it.
+"""How an adapter's weights lie in pool blocks. The one place that defines it.
 
     unit u = rank_index * num_layers + layer       one rank row of one layer
     unit   = | A row of q | B column of q | A row of k | B column of k | ... |   modules in TARGET_MODULES order

@@ -8,7 +8,7 @@ from libra.errors import LibraError
 
 
 class Tokenizer:
-    """The tokenizer of a model directory."""
+    """The tokenizer of a model directory. ``longest_token``: the most characters that one token stands for."""
 
     def __init__(self, directory: Path) -> None:
         """Raises LibraError when ``tokenizer.json`` is absent or cannot be read."""
@@ -19,6 +19,7 @@ class Tokenizer:
             self._tokenizer = FastTokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing narrower
             raise LibraError(f"{path}: not a tokenizer ({error}); download it again") from error
+        self.longest_token = max(map(len, self._tokenizer.get_vocab()), default=1)
 
     @property
     def vocab_size(self) -> int:

@@ -1,45 +1,29 @@
-"""Which adapters the server knows, where they may come from, and how they come and go while it runs."""
+"""Which adapters the server knows, and how they come and go while it runs."""
 
 import asyncio
-import re
-from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 from libra.errors import LibraError
-from libra.model.adapter import CONFIG_FILE, WEIGHTS_FILE, AdapterSource, read_adapter
-from libra.server.engine_client import EngineClient
+from libra.model.adapter import CONFIG_FILE, AdapterSource
+from libra.server.adapter_files import NAME_RULE, AdapterReader, is_adapter, is_name, lies_in
+from libra.server.engine_client import EngineClient, EngineStopped
 from libra.server.errors import ApiError, unknown_model
-from libra.spec import ModelSpec
 
-# A name is one path component at most, so it can be looked for below a directory.
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+=:-]{0,254}")
+logger = logging.getLogger("libra.server")
+
 _REMOVAL_POLL_S = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterReader:
-    """Reads adapters of ``model`` up to ``max_rank``, without their weights."""
-
-    model: ModelSpec
-    block_tokens: int
-    max_rank: int
-
-    def read(self, directory: Path, name: str) -> AdapterSource:
-        """Raises LibraError for what is no adapter of this model, or does not go into blocks of this size."""
-        source = read_adapter(directory, self.model, name, self.max_rank)
-        source.spec.num_blocks(self.model, self.block_tokens)
-        return source
 
 
 class AdapterCatalog:
     """Adapters by name. All methods are the event loop's; reading of files happens in worker threads.
 
-    ``paths`` are those registered. Others may be loaded from below ``roots``, and nowhere else. One that was unloaded
+    ``paths`` are those in service. Others may be loaded from below ``roots``, and nowhere else. One that was unloaded
     comes back when it is loaded by name and path, not by being asked for. What concerns one name happens in turn; a
-    change that has begun ends whether or not its client waits.
+    change that has begun ends whether or not its client waits, so that ``paths`` and the engine agree.
     """
 
     def __init__(
@@ -48,20 +32,16 @@ class AdapterCatalog:
         self.paths = dict(paths)
         self._engine = engine
         self._reader = reader
-        self._roots = [root.resolve() for root in roots]
+        self._roots = tuple(root.resolve() for root in roots)
+        self._held = set(paths)  # what the engine has: those in service, and those on their way out
         self._unloaded: set[str] = set()
         self._changes: set[asyncio.Task[None]] = set()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def find(self, name: str, base_model: str) -> str:
         """The adapter called ``name``, loaded from a root on demand. Raises ApiError 404 with the nearest name."""
-        if name in self.paths:
-            return name
-        if _NAME.fullmatch(name) and name not in self._unloaded:
-            async with self._turn(name):
-                path = None if name in self.paths else await asyncio.to_thread(self._look, name)
-                if path is not None:
-                    await self._register(name, path)
+        if name not in self.paths and name not in self._unloaded and is_name(name):
+            await self._in_turn(self._bring, name)
         if name not in self.paths:
             raise unknown_model(name, [base_model, *self.paths])
         return name
@@ -72,21 +52,9 @@ class AdapterCatalog:
 
         ``in_place``: takes the place of an adapter of that name, once its open requests have ended; new ones wait.
         """
-        if not _NAME.fullmatch(name):
-            raise ApiError(
-                400, f"lora_name {name!r}: use letters, digits and . _ - @ + = :", "invalid_value", "lora_name"
-            )
-        async with self._turn(name):
-            if name in self.paths and not in_place:
-                message = f"The lora adapter '{name}' has already been loaded; 'load_inplace' replaces it."
-                raise ApiError(400, message, "already_loaded", "lora_name")
-            directory = await asyncio.to_thread(self._allowed, path)
-            if name not in self.paths:
-                await self._register(name, directory)
-                self._unloaded.discard(name)
-                return
-            await self._read(directory, name)  # what is wrong with it is said while nothing is changed yet
-        await self._finish(self._replace(name, directory))
+        if not is_name(name):
+            raise ApiError(400, f"lora_name {name!r}: {NAME_RULE}", "invalid_value", "lora_name")
+        await self._in_turn(self._load, name, path, in_place)
 
     async def unload(self, name: str) -> None:
         """Takes a name out of service at once and returns when its memory is free. Raises ApiError when unknown."""
@@ -99,51 +67,75 @@ class AdapterCatalog:
     def _turn(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
 
+    async def _in_turn(self, change: Callable[..., Coroutine[Any, Any, None]], name: str, *arguments: object) -> None:
+        """Has ``change`` made when it is its turn. Who waits for that may give up, a change that has begun may not."""
+        turn = self._turn(name)
+        await turn.acquire()
+        await self._finish(_then_release(turn, change(name, *arguments)))
+
     async def _finish(self, change: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(change)
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
-        await asyncio.shield(task)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_hear)
+            raise
 
-    async def _replace(self, name: str, directory: Path) -> None:
-        async with self._turn(name):
-            if self.paths.pop(name, None) is not None:
-                await self._await_removal(name)
-            await self._register(name, directory)
-            self._unloaded.discard(name)
+    async def _bring(self, name: str) -> None:
+        if name in self.paths or name in self._unloaded:
+            return
+        directory = await asyncio.to_thread(self._look, name)
+        if directory is not None:
+            await self._register(await self._read(directory, name))
+
+    async def _load(self, name: str, path: str, in_place: bool) -> None:
+        if name in self.paths and not in_place:
+            message = f"The lora adapter '{name}' has already been loaded; 'load_inplace' replaces it."
+            raise ApiError(400, message, "already_loaded", "lora_name")
+        directory = await asyncio.to_thread(self._allowed, path)
+        source = await self._read(directory, name)  # what is wrong with it is said while nothing is changed yet
+        self.paths.pop(name, None)
+        await self._clear(name)
+        await self._register(source)
+        self._unloaded.discard(name)
 
     async def _read(self, directory: Path, name: str) -> AdapterSource:
         try:
-            return await asyncio.to_thread(self._reader.read, directory, name)
+            return await asyncio.to_thread(self._reader.read, directory, name, self._roots)
         except LibraError as error:
             raise ApiError(400, str(error), "invalid_adapter", "lora_path") from None
 
-    async def _register(self, name: str, directory: Path) -> None:
-        source = await self._read(directory, name)
+    async def _register(self, source: AdapterSource) -> None:
         try:
             await self._engine.add_adapter(source)
         except LibraError as error:
             raise ApiError(400, str(error), "invalid_adapter", "lora_path") from None
-        self.paths[name] = directory
+        self._held.add(source.spec.adapter_id)
+        self.paths[source.spec.adapter_id] = source.directory
 
     async def _remove(self, name: str) -> None:
         async with self._turn(name):
-            await self._await_removal(name)
+            if name not in self.paths:  # nobody has loaded it again meanwhile
+                await self._clear(name)
             # Names come without end; only one that asking would bring back need be remembered.
             if await asyncio.to_thread(self._look, name) is None:
                 self._unloaded.discard(name)
 
-    async def _await_removal(self, name: str) -> None:
-        """Removes an adapter as soon as nothing uses it."""
-        while not await self._engine.remove_adapter(name):
-            await asyncio.sleep(_REMOVAL_POLL_S)
+    async def _clear(self, name: str) -> None:
+        """Removes what the engine has under ``name``, as soon as nothing uses it."""
+        if name in self._held:
+            while not await self._engine.remove_adapter(name):
+                await asyncio.sleep(_REMOVAL_POLL_S)
+            self._held.discard(name)
 
     def _look(self, name: str) -> Path | None:
         """The directory of an adapter that a root has under this name."""
-        if not _NAME.fullmatch(name):
+        if not is_name(name):
             return None
         candidates = (root / name for root in self._roots)
-        return next((path.resolve() for path in candidates if self._is_inside(path) and is_adapter(path)), None)
+        return next((path.resolve() for path in candidates if lies_in(path, self._roots) and is_adapter(path)), None)
 
     def _allowed(self, path: str) -> Path:
         """``path`` without links. Raises ApiError unless it, and the files in it, lie below a root."""
@@ -152,46 +144,25 @@ class AdapterCatalog:
                 400, "No directory is open for adapters; start the server with --lora-dir DIR.", "not_allowed"
             )
         directory = Path(path)
-        try:
-            inside, found = self._is_inside(directory), is_adapter(directory)
-        except (OSError, ValueError):  # a name too long, or with a NUL in it
-            inside = found = False
         # What lies outside is not even said to exist.
-        if not inside:
+        if not lies_in(directory, self._roots):
             message = f"lora_path {path!r} is not an adapter below a directory given with --lora-dir."
             raise ApiError(400, message, "not_allowed", "lora_path")
-        if not found:
+        if not is_adapter(directory):
             raise ApiError(404, f"No adapter found at {path!r}: it has no {CONFIG_FILE}.", "not_found", "lora_path")
         return directory.resolve()
 
-    def _is_inside(self, directory: Path) -> bool:
-        """Whether ``directory`` and what would be read of it lie below a root, wherever links lead."""
-        read = (directory, directory / CONFIG_FILE, directory / WEIGHTS_FILE)
-        return any(all(path.resolve().is_relative_to(root) for path in read) for root in self._roots)
+
+async def _then_release(turn: asyncio.Lock, change: Coroutine[Any, Any, None]) -> None:
+    try:
+        await change
+    finally:
+        turn.release()
 
 
-def is_adapter(directory: Path) -> bool:
-    return (directory / CONFIG_FILE).is_file()
-
-
-def read_adapters(
-    reader: AdapterReader, named: Mapping[str, Path], roots: tuple[Path, ...]
-) -> dict[str, AdapterSource]:
-    """The adapters given by name and those found in ``roots``, by name.
-
-    Raises LibraError for one that cannot be read, and for a name that stands for two.
-    """
-    paths = dict(named)
-    for root in roots:
-        for directory in sorted(path.parent for path in root.glob(f"*/{CONFIG_FILE}")):
-            if not _leads_outside(directory, root):
-                paths.setdefault(directory.name, directory)
-    for name in paths:
-        if not _NAME.fullmatch(name):
-            raise LibraError(f"adapter name {name!r}: use letters, digits and . _ - @ + = :")
-    return {name: reader.read(directory, name) for name, directory in paths.items()}
-
-
-def _leads_outside(directory: Path, root: Path) -> bool:
-    read = (directory, directory / CONFIG_FILE, directory / WEIGHTS_FILE)
-    return not all(path.resolve().is_relative_to(root.resolve()) for path in read)
+def _hear(change: "asyncio.Task[None]") -> None:
+    """Takes the end of a change whose client has gone: what that would have been told goes unsaid, a fault of the
+    server's own into its log."""
+    error = None if change.cancelled() else change.exception()
+    if error is not None and not isinstance(error, ApiError | EngineStopped):
+        logger.error("a change of the adapters failed", exc_info=error)

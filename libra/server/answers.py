@@ -191,12 +191,14 @@ def _finite(logprob: float) -> float:
 
 
 def usage(generation: Generation) -> dict[str, Any]:
-    """Token counts of answers that have ended, and where the time of the first of them went."""
+    """Token counts of answers that have ended, and where the time of the first of them went, if the engine lived to
+    tell."""
     choices, asked = generation.choices, generation.asked
     document = _counts(generation, sum(choice.num_tokens for choice in choices))
-    records = [choice.record for choice in choices if choice.record is not None]
-    document["prompt_tokens_details"] = {"cached_tokens": sum(map(cached_tokens, records[:: asked.n]))}
-    document["libra"] = {name: getattr(records[0], name) for name in TOLD}
+    records = [choice.record for choice in choices[:: asked.n] if choice.record is not None]
+    document["prompt_tokens_details"] = {"cached_tokens": sum(map(cached_tokens, records))}
+    if (first := choices[0].record) is not None:
+        document["libra"] = {name: getattr(first, name) for name in TOLD}
     return document
 
 

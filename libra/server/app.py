@@ -4,7 +4,9 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from aiohttp import web
 
@@ -25,6 +27,7 @@ from libra.server.stats import dashboard_stats
 
 logger = logging.getLogger("libra.server")
 
+T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SERVER = web.AppKey("server", Server)
 
@@ -35,9 +38,12 @@ _FILES = {
     "/dashboard.css": (_DASHBOARD / "dashboard.css", "text/css"),
     "/openapi.json": (OPENAPI_FILE, "application/json"),
 }
-# What tells nothing of requests or adapters needs no key: probes and scrapers have none.
+# Probes and scrapers seldom have a key. /metrics, open as vLLM's is, names the adapters that have requests; no text.
 _OPEN_PATHS = frozenset({"/health", "/ping", "/metrics", "/version", *_FILES})
 _READING_GRACE_S = 10.0
+_POLL_S = 0.02
+# What is read from a body longer than this, in bytes, takes milliseconds.
+_LONG_BODY = 1 << 16
 _STREAM_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
@@ -48,7 +54,7 @@ _STREAM_HEADERS = {
 def make_app(server: Server, watch: ConnectionWatch) -> web.Application:
     """The application. It serves; starting and stopping the server is the caller's."""
     app = web.Application(
-        middlewares=[watch.mark, _answer_errors, _check_key],
+        middlewares=[watch.mark, _answer_errors, _check_client],
         client_max_size=server.settings.max_body_bytes,
     )
     app[SERVER] = server
@@ -101,9 +107,15 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 @web.middleware
-async def _check_key(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _check_client(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if request.path in _OPEN_PATHS:
+        return await handler(request)
     key = request.app[SERVER].settings.api_key
-    if key is not None and request.path not in _OPEN_PATHS:
+    if key is None:
+        # A browser lets any page send plain bodies and fetch pictures from here, and says so. GET may load an adapter.
+        if request.headers.get("Sec-Fetch-Site") == "cross-site":
+            raise ApiError(403, "A page of another site may use this server with its --api-key only.", "cross_site")
+    else:
         told = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if not hmac.compare_digest(told.encode("utf-8", "replace"), key.encode()):
             raise ApiError(401, "The API key is missing or wrong.", "invalid_api_key")
@@ -150,16 +162,18 @@ async def _fields(request: web.Request) -> Fields:
 
 async def _completions(request: web.Request) -> web.StreamResponse:
     fields = await _fields(request)
-    return await _generate(request, fields, read_completion(fields))
+    return await _generate(request, fields, partial(read_completion, fields))
 
 
 async def _chat(request: web.Request) -> web.StreamResponse:
     fields = await _fields(request)
-    return await _generate(request, fields, read_chat(fields, request.app[SERVER].template))
+    return await _generate(request, fields, partial(read_chat, fields, request.app[SERVER].template))
 
 
-async def _generate(request: web.Request, fields: Fields, asked: Asked) -> web.StreamResponse:
+async def _generate(request: web.Request, fields: Fields, read: Callable[[], Asked]) -> web.StreamResponse:
     server = request.app[SERVER]
+    is_long = len(await request.read()) > _LONG_BODY
+    asked = await _aside(server, read) if is_long else read()
     server.metrics.count_ignored(fields.unread())
     async with server.generate(asked, session_of(request.headers, asked.user)) as (generation, shape):
         if asked.options.stream:
@@ -187,9 +201,28 @@ async def _stream(request: web.Request, generation: Generation, shape: AnswerSha
                 request.app[SERVER].metrics.count_refused(error.status)
                 ending = event(error.document()) + END_OF_STREAM
             await response.write_eof(ending)
-    except TimeoutError:
-        raise ConnectionResetError("the client does not read") from None
+            # Nobody else would wait for what the client has yet to read.
+            while request.app[SERVER].draining and _has_unsent(request):
+                await asyncio.sleep(_POLL_S)
+    except Exception as error:
+        if not response.prepared or isinstance(error, ConnectionError):
+            raise
+        if not isinstance(error, TimeoutError):
+            logger.exception("%s %s", request.method, request.path)
+        # An answer with a status would be taken for a part of the body that is open.
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the stream cannot go on") from None
     return response
+
+
+def _has_unsent(request: web.Request) -> bool:
+    return request.transport is not None and request.transport.get_write_buffer_size() > 0
+
+
+async def _aside(server: Server, work: Callable[[], T]) -> T:
+    """What ``work`` returns, done in a thread so that nobody else waits for it."""
+    return await asyncio.get_running_loop().run_in_executor(server.readers, work)
 
 
 # ---- adapters --------------------------------------------------------------------------------------------------------
@@ -228,32 +261,36 @@ async def _model(request: web.Request) -> web.Response:
 async def _tokenize(request: web.Request) -> web.Response:
     """vLLM's: a prompt, or messages through the chat template."""
     server, fields = request.app[SERVER], await _fields(request)
-    await _check_model(server, fields)
+    limit = server.model.context_length(server.engine, await _find_model(server, fields))
+    tokens = await _aside(server, partial(_tokens, server, fields))
+    return web.json_response({"count": len(tokens), "max_model_len": limit, "tokens": tokens})
+
+
+def _tokens(server: Server, fields: Fields) -> list[int]:
     text = body.TOKENIZED_PROMPT.read(fields)
     special = body.ADD_SPECIAL_TOKENS.read(fields, default=text is not None or server.template.is_default)
     if text is None:
         text = server.template.render(read_messages(fields), body.ADD_GENERATION_PROMPT.read(fields))
-    tokens = await asyncio.to_thread(server.model.tokenizer.encode, text, special)
-    return web.json_response({"count": len(tokens), "max_model_len": server.model.max_length, "tokens": tokens})
+    return server.model.tokenizer.encode(text, special)
 
 
 async def _detokenize(request: web.Request) -> web.Response:
     server, fields = request.app[SERVER], await _fields(request)
-    await _check_model(server, fields)
+    await _find_model(server, fields)
     tokens = body.TOKENS.read(fields)
     if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
         raise bad_field("tokens", "must be a list of token ids")
     if tokens and not 0 <= min(tokens) <= max(tokens) < server.model.vocab_size:
         raise bad_field("tokens", f"holds a number outside the vocabulary of {server.model.vocab_size}")
-    text = await asyncio.to_thread(server.model.tokenizer.decode, tokens, False)
+    text = await _aside(server, partial(server.model.tokenizer.decode, tokens, False))
     return web.json_response({"prompt": text})
 
 
-async def _check_model(server: Server, fields: Fields) -> None:
-    """The tokenizer is every model's, but one that nobody serves is a mistake."""
+async def _find_model(server: Server, fields: Fields) -> str | None:
+    """The adapter named, None for the base model: the tokenizer is every model's, but one that nobody serves is a
+    mistake."""
     name = body.TOKENIZED_MODEL.read(fields)
-    if name is not None:
-        await server.adapter(name)
+    return None if name is None else await server.adapter(name)
 
 
 # ---- state -----------------------------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def _asked(
         skip_special_tokens=body.SKIP_SPECIAL_TOKENS.read(fields),
         echo=echo,
         options=_stream_options(fields),
-        user=body.USER.read(fields),
+        user=body.USER.read(fields) or None,
         cache_salt=body.CACHE_SALT.read(fields),
     )
 

@@ -8,7 +8,8 @@ from libra.model.adapter import AdapterSource
 from libra.model.config import ModelConfig, read_config
 from libra.model.files import read_json
 from libra.model.tokenizer import Tokenizer
-from libra.server.adapters import AdapterCatalog, AdapterReader, read_adapters
+from libra.server.adapter_files import AdapterReader, read_adapters
+from libra.server.adapters import AdapterCatalog
 from libra.server.chat_template import ChatTemplate
 from libra.server.engine_client import EngineClient
 from libra.server.engine_loop import EngineParts

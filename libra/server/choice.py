@@ -28,7 +28,7 @@ class Piece:
 @dataclass(slots=True, eq=False)
 class Choice:
     """``num_tokens`` counts what is part of the answer; what the engine computes beyond a stop string is not.
-    ``record`` is there once the engine has let go of the sequence."""
+    ``is_over``: nothing more will come. ``record`` is what the engine tells then, None when it died before it could."""
 
     index: int
     text: AnswerText
@@ -37,13 +37,14 @@ class Choice:
     num_tokens: int = 0
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
+    is_over: bool = False
     record: RequestRecord | None = None
     tokens: list[int] = field(default_factory=list)
 
     def take(self, news: News) -> Piece | None:
         """The piece that ``news`` makes; None when it is news of a finished answer. Raises ApiError for a fault."""
-        if news.record is not None:
-            self.record = news.record
+        if news.record is not None or news.fault is not None:
+            self.record, self.is_over = news.record, True
         if self.finish_reason is not None:
             return None
         if news.fault is not None:

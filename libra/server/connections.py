@@ -1,4 +1,4 @@
-"""No connection is held for ever by a client that never finishes a request's head, or never sends one."""
+"""No connection is held for ever by a client that never finishes a request's head, or never reads an answer."""
 
 import asyncio
 from contextlib import suppress
@@ -10,8 +10,9 @@ _LOOKS_PER_TIMEOUT = 4
 
 
 class ConnectionWatch:
-    """Closes connections on which no request has been under way for ``timeout_s``. aiohttp limits only the pause
-    between two requests, not how long the first may take to come."""
+    """Ends connections on which no request has been under way for ``timeout_s``, with what of the last answer has not
+    been read by then. aiohttp limits only the pause between two requests, not how long the first may take to come, nor
+    how long an answer may wait to be read."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
@@ -48,4 +49,12 @@ class ConnectionWatch:
             self._idle_since_s = {connection: self._idle_since_s.get(connection, now_s) for connection in idle}
             for connection in idle:
                 if now_s - self._idle_since_s[connection] >= self._timeout_s:
-                    connection.force_close()
+                    _end(connection)
+
+
+def _end(connection: web.RequestHandler) -> None:
+    transport = connection.transport
+    connection.force_close()
+    if transport is not None:
+        # Closing alone would wait until a client that does not read has read all that was sent.
+        transport.abort()

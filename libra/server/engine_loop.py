@@ -82,10 +82,12 @@ class EngineLoop:
             self._engine.manager.memory.link.close()
 
     def obey(self) -> None:
-        """Carries out all that has come. Requests first: whatever concerns one comes after it."""
+        """Carries out all that has come. Whatever concerns a request came after it, so requests go before each command,
+        also those that came while another was carried out."""
         self._submit_arrived()
         while self._commands:
             command = self._commands.popleft()
+            self._submit_arrived()
             if isinstance(command, Call):
                 self._act(command)
             elif command.request_id in self._live:
@@ -134,10 +136,11 @@ class EngineLoop:
         self._ended[record.id] = record
 
     def _publish(self) -> None:
-        """Tells what is new, in one message for all requests."""
+        """Tells what is new, in one message for all requests; first tokens first, since each token takes the other side
+        some time and nobody has waited longer."""
         news = [
             _news(request_id, live, self._ended.get(request_id))
-            for request_id, live in self._live.items()
+            for request_id, live in sorted(self._live.items(), key=lambda item: item[1].num_told > 0)
             if request_id in self._ended or live.sequence.num_output_tokens > live.num_told
         ]
         for one in news:

@@ -5,8 +5,10 @@ second one, of any other thread that computes, would have all of them give up th
 """
 
 import multiprocessing
+import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from types import TracebackType
@@ -21,7 +23,8 @@ _STOP_S = 10.0
 
 class EngineProcess:
     """A process that makes an engine and runs it until ``connection``, this side of a pair of sockets, is closed, which
-    is at the end of the block. A block that ends with an exception waits for nothing."""
+    is at the end of the block. A block that ends with an exception waits for nothing. However this process ends, that
+    one ends with it, also while it makes the engine."""
 
     def __init__(self, make_parts: Callable[[], EngineParts]) -> None:
         """``make_parts`` is called there, and pickled: a function that can be imported, or a partial of one. What it
@@ -50,6 +53,7 @@ def _run(connection: socket.socket, make_parts: Callable[[], EngineParts]) -> No
     # Signals to the whole group are for the server, which drains, and closes the connection when it is done.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_server, name="server watch", daemon=True).start()
     with connection:
         try:
             parts = make_parts()
@@ -57,3 +61,11 @@ def _run(connection: socket.socket, make_parts: Callable[[], EngineParts]) -> No
             connection.sendall(frame(Refused(str(error))))
             return
         EngineLoop(parts, connection).run()
+
+
+def _end_with_server() -> None:
+    """Ends this process when the server's is gone, killed perhaps; what it does then is for nobody."""
+    server = multiprocessing.parent_process()
+    assert server is not None, "this is the engine's process"
+    server.join()
+    os._exit(1)

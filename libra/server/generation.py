@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -19,7 +20,7 @@ from libra.server.text import AnswerText, Detokenizer
 
 logger = logging.getLogger("libra.server")
 
-# Texts longer than this are tokenised in a worker thread, so that nobody else waits for it.
+# Prompts of more characters than this in all are tokenised in a worker thread, so that nobody else waits for it.
 _LONG_TEXT = 2000
 
 
@@ -32,6 +33,10 @@ class ServedModel:
     vocab_size: int
     max_length: int
     eos_token_ids: frozenset[int]
+
+    def context_length(self, engine: EngineClient, adapter: str | None) -> int:
+        """The most tokens that a prompt and its answer can have together, by the model and by the engine's cache."""
+        return min(self.max_length, engine.longest_context(adapter))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +72,19 @@ class Generation:
         self._pieces: asyncio.Queue[Piece | ApiError | None] = asyncio.Queue()
         self._outlet: Callable[[Piece], bool] = _takes_nothing
 
-    async def tokenise(self) -> None:
-        """Makes token ids of the prompts. Raises ApiError for one that is empty, and for a token in it, or to stop at,
-        that is not of this model's vocabulary."""
+    async def tokenise(self, readers: Executor) -> None:
+        """Makes token ids of the prompts, with the help of ``readers`` when they are long. Raises ApiError for one that
+        is empty or can never fit, and for a token in it, or to stop at, that is not of this model's vocabulary."""
         unknown = max(self.asked.sampling.stop_token_ids, default=0)
         if unknown >= self._model.vocab_size:
             raise bad_field("stop_token_ids", f"{unknown} is beyond the vocabulary of {self._model.vocab_size}")
-        for prompt in self.asked.prompts:
-            tokens = await self._token_ids(prompt)
+        texts = [prompt for prompt in self.asked.prompts if isinstance(prompt, str)]
+        self._check_lengths(texts)
+        if sum(map(len, texts)) > _LONG_TEXT:
+            encoded = await asyncio.get_running_loop().run_in_executor(readers, self._encode)
+        else:
+            encoded = self._encode()
+        for tokens in encoded:
             if not tokens:
                 raise bad_field("prompt", "is empty")
             if max(tokens) >= self._model.vocab_size:
@@ -97,13 +107,13 @@ class Generation:
                 self._open(number * asked.n + copy, prompt, Stream(request, replace(sampling, seed=seed), self._hear))
 
     def _open(self, index: int, prompt: tuple[int, ...], stream: Stream) -> None:
-        context = () if self.asked.echo else prompt
-        detokenizer = Detokenizer(self._model.tokenizer, context, self.asked.skip_special_tokens)
+        skips = self.asked.skip_special_tokens
         prefix = ""
         if self.asked.echo:
             asked = self.asked.prompts[index // self.asked.n]
-            prefix = asked if isinstance(asked, str) else self._model.tokenizer.decode(list(prompt))
-        choice = Choice(index, AnswerText(detokenizer, self.asked.stops), stream, prefix)
+            prefix = asked if isinstance(asked, str) else self._model.tokenizer.decode(list(prompt), skips)
+        text = AnswerText(Detokenizer(self._model.tokenizer, prompt, skips), self.asked.stops)
+        choice = Choice(index, text, stream, prefix)
         try:
             self._engine.submit(stream)
         except EngineStopped as error:
@@ -112,7 +122,8 @@ class Generation:
 
     def divert(self, outlet: Callable[[Piece], bool]) -> None:
         """From now on offers every piece to ``outlet`` as it comes: to wake a task takes longer than to write a piece.
-        ``pieces`` gives those it refuses, and all that come until these have been fetched."""
+        ``pieces`` gives those it refuses, and all that come until these have been fetched. Nothing is offered any more
+        once ``pieces`` has ended, or failed."""
         self._outlet = outlet
 
     async def pieces(self) -> AsyncIterator[Piece]:
@@ -124,7 +135,7 @@ class Generation:
         loop, late = asyncio.get_running_loop(), timed_out(self._timeout_s)
         timer = loop.call_at(self.deadline_s, self._pieces.put_nowait, late)
         try:
-            while not self._pieces.empty() or any(choice.record is None for choice in self.choices):
+            while not self._pieces.empty() or not all(choice.is_over for choice in self.choices):
                 piece = await self._pieces.get()
                 if isinstance(piece, ApiError):
                     raise piece
@@ -132,9 +143,11 @@ class Generation:
                     yield piece
         finally:
             timer.cancel()
+            self._outlet = _takes_nothing
 
     def close(self) -> None:
         """Ends what is still open."""
+        self._outlet = _takes_nothing
         for choice in self.choices:
             if choice.stream.request.id in self._engine.streams:
                 self._engine.abort(choice.stream)
@@ -146,7 +159,7 @@ class Generation:
             piece = choice.take(news)
             if piece is not None and self._pieces.empty() and self._outlet(piece):
                 piece = None
-            if piece is not None or news.record is not None:
+            if piece is not None or choice.is_over:
                 self._pieces.put_nowait(piece)
         except ApiError as error:
             self._pieces.put_nowait(error)
@@ -154,13 +167,19 @@ class Generation:
             logger.exception("request %d", stream.request.id)
             self._pieces.put_nowait(ApiError(500, "An error in the server; its log says more.", "internal_error"))
         if news.record is not None:
-            self._on_end(Ended(choice, stream.request.prompt_token_ids or (), news.record))
+            self._note_end(choice, stream.request, news.record)
         elif was_open and choice.finish_reason is not None:
             self._engine.finish(stream)
 
+    def _note_end(self, choice: Choice, request: Request, record: RequestRecord) -> None:
+        try:
+            self._on_end(Ended(choice, request.prompt_token_ids or (), record))
+        except Exception:  # whoever counts may fail: the engine's connection, where this came from, may not
+            logger.exception("the end of request %d", request.id)
+
     def _output_tokens(self, prompt: tuple[int, ...], adapter: str | None) -> int:
         """How many tokens the answer may have. Raises ApiError when they, or the prompt alone, do not fit."""
-        room = min(self._model.max_length, self._engine.longest_context(adapter))
+        room = self._model.context_length(self._engine, adapter)
         wanted = self.asked.max_tokens
         if len(prompt) >= room:
             raise too_long(f"The prompt has {len(prompt)} tokens; prompt and answer can have {room} together.")
@@ -175,15 +194,22 @@ class Generation:
             )
         return wanted
 
-    async def _token_ids(self, prompt: Prompt) -> tuple[int, ...]:
+    def _check_lengths(self, texts: list[str]) -> None:
+        """Raises ApiError for one that is too long whatever its tokens are, before it costs anything."""
+        limit = self._model.max_length
+        longest = max(map(len, texts), default=0)
+        if longest > limit * self._model.tokenizer.longest_token:
+            raise too_long(f"The prompt has {longest} characters; prompt and answer can have {limit} tokens together.")
+
+    def _encode(self) -> list[tuple[int, ...]]:
+        return [self._token_ids(prompt) for prompt in self.asked.prompts]
+
+    def _token_ids(self, prompt: Prompt) -> tuple[int, ...]:
         if not isinstance(prompt, str):
             return prompt
         if not is_encodable(prompt):
             raise bad_field("prompt", "holds half of a surrogate pair")
-        encode, special = self._model.tokenizer.encode, self.asked.add_special_tokens
-        if len(prompt) > _LONG_TEXT:
-            return tuple(await asyncio.to_thread(encode, prompt, special))
-        return tuple(encode(prompt, special))
+        return tuple(self._model.tokenizer.encode(prompt, self.asked.add_special_tokens))
 
 
 def _takes_nothing(_: Piece) -> bool:

@@ -53,6 +53,7 @@ class ServerMetrics:
         )
         self._ignored = self._counter("libra:ignored_fields", "Body fields that change nothing here.", "field")
         self._refused = self._counter("libra:refused_requests", "Answers with an error status.", "status")
+        self._unlogged = self._counter("libra:unlogged_requests", "Lines that could not go into the request log.")
         self.registry.register(_EngineCollector(engine, model_name))
 
     def page(self) -> bytes:
@@ -91,6 +92,9 @@ class ServerMetrics:
 
     def count_refused(self, status: int) -> None:
         self._refused.labels(**self._labels, status=str(status)).inc()
+
+    def count_unlogged(self) -> None:
+        self._unlogged.inc()
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         family = Histogram(name, text, ("model_name", *labels), buckets=buckets, registry=self.registry)

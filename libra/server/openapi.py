@@ -11,11 +11,12 @@ from libra.server import body_fields as body
 
 OPENAPI_FILE = Path(__file__).parent / "openapi.json"
 
-_GENERATION_FAULTS = (400, 401, 404, 408, 413, 429, 500, 503)
-_BODY_FAULTS = (400, 401, 404, 408, 413, 503)
+_GENERATION_FAULTS = (400, 401, 403, 404, 408, 413, 429, 500, 503)
+_BODY_FAULTS = (400, 401, 403, 404, 408, 413, 503)
 _MEANINGS = {
     400: "A field that cannot be what it is, named in param.",
     401: "The API key is missing or wrong.",
+    403: "A browser asks for a page of another site, and the server has no key.",
     404: "No such model; the message names the nearest.",
     408: "The request took longer than the server allows.",
     413: "A body or prompt that is too long.",
@@ -55,8 +56,8 @@ def _paths() -> dict[str, Any]:
     return {
         "/v1/completions": _post("Complete prompts", body.COMPLETION_FIELDS, "Completion", _GENERATION_FAULTS, True),
         "/v1/chat/completions": _post("Answer a conversation", body.CHAT_FIELDS, "Chat", _GENERATION_FAULTS, True),
-        "/v1/models": _get("The base model and its adapters", "ModelList", (401,)),
-        "/v1/models/{name}": {**_get("One of them", "Model", (401, 404)), "parameters": [name]},
+        "/v1/models": _get("The base model and its adapters", "ModelList", (401, 403)),
+        "/v1/models/{name}": {**_get("One of them", "Model", (401, 403, 404)), "parameters": [name]},
         "/v1/load_lora_adapter": _post("Take an adapter into service", body.LOAD_FIELDS, None, _BODY_FAULTS),
         "/v1/unload_lora_adapter": _post("Take one out of service", body.UNLOAD_FIELDS, None, _BODY_FAULTS),
         "/tokenize": _post("Text, or a conversation, to token ids", body.TOKENIZE_FIELDS, "Tokens", _BODY_FAULTS),
@@ -64,7 +65,7 @@ def _paths() -> dict[str, Any]:
         "/health": _get("Whether requests are taken", "Status", (503,)),
         "/ping": _get("The same", "Status", (503,)),
         "/version": _get("The server's version", "Version", ()),
-        "/stats": _get("What the dashboard draws", "Stats", (401,)),
+        "/stats": _get("What the dashboard draws", "Stats", (401, 403)),
         "/metrics": {"get": {"summary": "Prometheus", "responses": {"200": _answer("Metrics", "text/plain", _TEXT)}}},
         "/openapi.json": _get("This description", "Stats", ()),
     }
@@ -116,8 +117,9 @@ def _list(items: dict[str, Any]) -> dict[str, Any]:
 def _schemas() -> dict[str, Any]:
     usage = _object(
         prompt_tokens=_WHOLE, completion_tokens=_WHOLE, total_tokens=_WHOLE,
-        prompt_tokens_details=_object(cached_tokens=_WHOLE), libra={"type": "object"},
+        prompt_tokens_details=_object(cached_tokens=_WHOLE),
     )  # fmt: skip
+    usage["properties"]["libra"] = {"type": "object"}
     ended = {"index": _WHOLE, "finish_reason": _FINISH, "stop_reason": _STOP_REASON}
     choice = _object(**ended, text=_TEXT, logprobs={"type": ["object", "null"]})
     message = _object(role={"const": "assistant"}, content=_TEXT)

@@ -5,9 +5,10 @@ prompt can check the guess, so a log is to be kept as its traffic is.
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from xxhash import xxh3_64_hexdigest
@@ -17,26 +18,45 @@ from libra.model.tokenizer import Tokenizer
 from libra.server.generation import Ended
 from libra.tokens import adapter_seed, extend_block_hashes
 
+logger = logging.getLogger("libra.server")
+
 # Headers by which clients say which requests belong together.
 SESSION_HEADERS = ("X-Session-Affinity", "X-Session-ID", "X-Correlation-ID")
 
 
 class RequestLog:
-    """Appends to a file. Lines are whole when they are written."""
+    """Appends to a file, line by line. What cannot be written is lost; no line is left in half."""
 
     def __init__(self, path: Path, block_tokens: int, tokenizer: Tokenizer, with_text: bool) -> None:
         """Raises LibraError when the file cannot be written."""
         self._block_tokens = block_tokens
         self._tokenizer = tokenizer
         self._with_text = with_text
+        self._torn = b""  # the rest of a line that has begun
+        self._has_failed = False
         try:
-            self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
+            if with_text:
+                path.touch(mode=0o600)  # for its owner alone; one that is there keeps its mode
+            self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise LibraError(f"--request-log {path}: {error.strerror}; choose a file that can be written") from error
 
-    def write(self, ended: Ended, arrived_at: float, session: str | None) -> None:
-        """``arrived_at`` in seconds since 1970."""
-        self._file.write(json.dumps(self._entry(ended, arrived_at, session), separators=(",", ":")) + "\n")
+    def write(self, ended: Ended, arrived_at: float, session: str | None) -> bool:
+        """Whether the line is in the file; the server's log tells of the first that is not. ``arrived_at`` in seconds
+        since 1970."""
+        line = json.dumps(self._entry(ended, arrived_at, session), separators=(",", ":")).encode() + b"\n"
+        rest = self._torn + line
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self._torn = rest if len(rest) < len(line) else rest[: -len(line)]
+            if not self._has_failed:
+                logger.error("the request log cannot be written: %s; lines are lost until it can", error)
+            self._has_failed = True
+            return False
+        self._torn = b""
+        return True
 
     def close(self) -> None:
         self._file.close()

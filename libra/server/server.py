@@ -2,11 +2,14 @@
 
 import asyncio
 import logging
+import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from hashlib import blake2b
 from itertools import count
 from typing import Any
 
@@ -27,11 +30,13 @@ from libra.server.stats import RecentParts
 logger = logging.getLogger("libra.server")
 
 _POLL_S = 0.02
+_NUM_READERS = 4
 
 
 class Server:
     """Everything one server knows. ``room``: the most answers under way and waiting. ``draining``: nothing new is taken
-    on."""
+    on. ``readers``: threads for long texts and bodies, few, and no one else's, so that these keep only each other
+    waiting."""
 
     def __init__(
         self,
@@ -53,6 +58,10 @@ class Server:
         self.metrics = ServerMetrics(engine, model.name)
         self.recent_parts = RecentParts()
         self.draining = False
+        self.readers = ThreadPoolExecutor(_NUM_READERS, thread_name_prefix="reader")
+        self._secret = secrets.token_bytes(32)
+        self._num_open = 0
+        self._num_coming = 0
         self._room = room
         self._request_log = request_log
         self._ids = count()
@@ -68,27 +77,38 @@ class Server:
         def note_end(ended: Ended) -> None:
             self.metrics.observe(ended)
             self.recent_parts.add(ended.record)
-            if self._request_log is not None:
-                self._request_log.write(ended, arrived_at, session)
+            if self._request_log is not None and not self._request_log.write(ended, arrived_at, session):
+                self.metrics.count_unlogged()
 
         generation = Generation(self.engine, self.model, asked, note_end, self.settings.request_timeout_s)
-        try:
-            async with asyncio.timeout_at(generation.deadline_s):
-                await self.adapter(asked.model)  # before any work for one that is unknown
-                await generation.tokenise()
-                adapter = await self.adapter(asked.model)
-        except TimeoutError:
-            raise timed_out(self.settings.request_timeout_s) from None
-        # From here to the engine nothing waits, so what was checked holds.
-        self.check_open()
-        self._check_room(len(generation.prompts) * asked.n)
         kind = ChatShape if asked.kind == "chat" else CompletionShape
         shape = kind(uuid.uuid4().hex, int(arrived_at), asked.model, generation, self.model.tokenizer)
+        self._num_open += 1
         try:
+            adapter = await self._prepare(generation)
+            # From here to the engine nothing waits, so what was checked holds.
+            self.check_open()
             generation.submit(adapter, arrival_s, self._ids)
             yield generation, shape
         finally:
+            self._num_open -= 1
             generation.close()
+
+    async def _prepare(self, generation: Generation) -> str | None:
+        """Makes tokens of the prompts, while room is kept for the answers; returns the adapter. Raises ApiError."""
+        asked = generation.asked
+        wanted = len(asked.prompts) * asked.n
+        self._check_room(wanted)
+        self._num_coming += wanted
+        try:
+            async with asyncio.timeout_at(generation.deadline_s):
+                await self.adapter(asked.model)  # before any work for one that is unknown
+                await generation.tokenise(self.readers)
+                return await self.adapter(asked.model)
+        except TimeoutError:
+            raise timed_out(self.settings.request_timeout_s) from None
+        finally:
+            self._num_coming -= wanted
 
     def check_open(self) -> None:
         """Raises ApiError 503 when nothing can be computed any more."""
@@ -100,13 +120,18 @@ class Server:
     def _check_room(self, wanted: int) -> None:
         if wanted > self._room:
             raise ApiError(400, f"{wanted} answers at a time are more than the {self._room} that this server takes on.")
-        if len(self.engine.streams) + wanted > self._room:
+        if len(self.engine.streams) + self._num_coming + wanted > self._room:
             raise ApiError(429, "The queue is full; try again later.", "queue_full", headers={"Retry-After": "1"})
 
-    def _salt(self, asked: Asked) -> str | None:
-        if asked.cache_salt is not None or self.settings.cache_salt == "none":
-            return asked.cache_salt
-        return f"user:{asked.user or ''}"
+    def _salt(self, asked: Asked) -> str:
+        """The same for requests that may share KV. Secret, also where all may: a block's label is quick to forge for
+        whoever knows what its chain starts from, and then KV made for other tokens would serve somebody's prompt."""
+        told = ""
+        if asked.cache_salt is not None:
+            told = f"salt:{asked.cache_salt}"
+        elif self.settings.cache_salt == "user":
+            told = f"user:{asked.user or ''}"
+        return blake2b(told.encode(), key=self._secret, digest_size=16).hexdigest()
 
     async def adapter(self, name: str) -> str | None:
         """The adapter that a model's name stands for, None for the base model. Raises ApiError 404."""
@@ -114,39 +139,39 @@ class Server:
 
     def cards(self) -> list[dict[str, Any]]:
         """The base model and its adapters as /v1/models lists them."""
-        base = self._card(self.model.name, None, self.model.name)
+        base = self._card(None, self.model.name)
         base["libra"] = {
             "version": __version__,
             "vocab_size": self.model.vocab_size,
             "policy": self.policy_name,
             "device": self.engine.device,
         }
-        return [base, *(self._card(name, self.model.name, str(path)) for name, path in self.adapters.paths.items())]
+        return [base, *(self._card(name, str(path)) for name, path in self.adapters.paths.items())]
 
-    def _card(self, name: str, parent: str | None, root: str) -> dict[str, Any]:
+    def _card(self, adapter: str | None, root: str) -> dict[str, Any]:
         return {
-            "id": name,
+            "id": adapter or self.model.name,
             "object": "model",
             "created": self._started_at,
             "owned_by": "libra",
             "root": root,
-            "parent": parent,
-            "max_model_len": self.model.max_length,
+            "parent": None if adapter is None else self.model.name,
+            "max_model_len": self.model.context_length(self.engine, adapter),
         }
 
     async def drain(self) -> bool:
-        """Takes on nothing new and waits for what is open, for as long as the settings say. Whether all
-        ended well, and the cache adds up."""
+        """Takes on nothing new and waits for what is open, its clients' reading included, for as long as the settings
+        say. Whether all ended well, and the cache adds up."""
         self.draining = True
         deadline_s = time.monotonic() + self.settings.drain_timeout_s
-        while self.engine.streams and time.monotonic() < deadline_s:
+        while (self.engine.streams or self._num_open) and time.monotonic() < deadline_s:
             await asyncio.sleep(_POLL_S)
-        left = list(self.engine.streams.values())
-        for stream in left:
+        is_cut = bool(self.engine.streams or self._num_open)
+        for stream in list(self.engine.streams.values()):
             self.engine.abort(stream)
         while self.engine.streams and self.engine.failure is None and time.monotonic() < deadline_s + 5.0:
             await asyncio.sleep(_POLL_S)
-        return not left and await self._adds_up()
+        return not is_cut and await self._adds_up()
 
     async def _adds_up(self) -> bool:
         """Whether every block, pin and claim is accounted for now that nobody uses any; the log says what is not."""
@@ -162,5 +187,6 @@ class Server:
     def close(self) -> None:
         """Lets go of the engine, which ends it."""
         self.engine.close()
+        self.readers.shutdown(wait=False, cancel_futures=True)
         if self._request_log is not None:
             self._request_log.close()

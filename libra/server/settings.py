@@ -57,6 +57,7 @@ class ServerSettings:
     to its last token. ``read_timeout_s``: what a request's head may take to come, and then its body; a connection kept
     open goes after as long without a request. ``drain_timeout_s``: what open requests get when the server is told to
     stop.
+    ``api_key``: None lets everybody in, and an empty one would.
     ``cache_salt`` "user": KV is shared only among requests with the same ``user`` field.
     ``request_log_text`` adds prompts and answers to ``request_log``.
     """
@@ -82,6 +83,8 @@ class ServerSettings:
             raise LibraError("--request-timeout, --read-timeout and --max-body-mib must be above 0")
         if not 0 <= self.port < 1 << 16:
             raise LibraError(f"--port {self.port}: must lie between 0 and 65535")
+        if self.api_key == "":
+            raise LibraError("--api-key (or LIBRA_API_KEY) is empty and would let everybody in; give a key, or neither")
         if self.request_log_text and self.request_log is None:
             raise LibraError("--request-log-text needs --request-log FILE")
         for directory in self.lora_dirs:

@@ -8,7 +8,7 @@ from libra.spec.model import ATTENTION_MODULES, DEFAULT_BLOCK_TOKENS, ModelSpec
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """One adapter. A *unit* is one rank row of one layer: A's rows and B's columns of all its modules (design, 3)."""
+    """One adapter. A *unit* is one rank row of one layer: A's rows and B's columns of all its modules."""
 
     adapter_id: str
     rank: int

@@ -32,7 +32,7 @@ class ModelSpec:
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype_bytes
 
     def block_bytes(self, block_tokens: int = DEFAULT_BLOCK_TOKENS) -> int:
-        """Bytes of one pool block: the KV of ``block_tokens`` tokens over all layers (design, section 3)."""
+        """Bytes of one pool block: the KV of ``block_tokens`` tokens over all layers."""
         return block_tokens * self.kv_bytes_per_token
 
     def block_elems(self, block_tokens: int = DEFAULT_BLOCK_TOKENS) -> int:

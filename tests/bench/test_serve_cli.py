@@ -46,6 +46,7 @@ def test_adapters_are_name_and_path() -> None:
         (["nowhere", "--port", "70000"], "--port 70000"),
         (["nowhere", "--hbm-cache-gib", "nan"], "--hbm-cache-gib nan"),
         (["nowhere", "--drain-timeout", "nan"], "--drain-timeout must be at least 0"),
+        (["nowhere", "--api-key", ""], "--api-key (or LIBRA_API_KEY) is empty and would let everybody in"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_exit_code_2(
@@ -59,3 +60,23 @@ def test_what_cannot_be_is_one_line_and_exit_code_2(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_key_in_the_environment_that_is_empty_is_no_key(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIBRA_API_KEY", "")
+    with pytest.raises(SystemExit) as left:
+        main(["serve", "nowhere"])
+    assert left.value.code == 2
+    assert "LIBRA_API_KEY) is empty" in capsys.readouterr().err
+
+
+def test_flags_of_vllm_that_change_nothing_say_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "nowhere", "--enable-lora", "--max-loras", "4", "--max-cpu-loras", "16", "--max-lora-rank", "8"])
+    *notes, _ = capsys.readouterr().err.splitlines()
+    assert [note.split(":")[1] for note in notes] == [
+        " --max-loras 4 changes nothing",
+        " --max-cpu-loras 16 changes nothing",
+    ]

@@ -67,7 +67,7 @@ def test_a_cache_gets_a_ranker_of_its_own() -> None:
     assert first.memory.ranker is not second.memory.ranker
 
 
-# ---- compositions of the published systems (design, section 7) -----------------------------------------------------
+# ---- compositions of the published systems -------------------------------------------------------------------------
 
 
 def test_the_published_systems_are_composed_as_the_design_says() -> None:

@@ -1,5 +1,6 @@
 """PEFT directories: what is read, and what is refused by name."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,9 @@ def test_the_scaling_is_folded_into_b(directory: Path) -> None:
         ({"r": 200}, "rank 200 is above the limit of 128; use --max-lora-rank 200"),
         ({"r": 0}, "r = 0"),
         ({"lora_alpha": "x"}, "lora_alpha = 'x'"),
+        ({"lora_alpha": 10**400}, "lora_alpha = 10{39} must be a finite number"),
+        ({"lora_alpha": float("nan")}, "lora_alpha = nan"),
+        ({"lora_alpha": float("-inf")}, "lora_alpha = -inf"),
     ],
 )
 def test_what_is_not_supported_is_named(directory: Path, changes: dict[str, Any], message: str) -> None:
@@ -129,6 +133,28 @@ def test_missing_files_are_named(directory: Path) -> None:
         read_adapter(directory, SPEC)
     (directory / "adapter_config.json").unlink()
     with pytest.raises(LibraError, match=r"adapter_config.json: no such file"):
+        read_adapter(directory, SPEC)
+
+
+def test_a_config_nested_without_end_is_no_json(directory: Path) -> None:
+    (directory / "adapter_config.json").write_text('{"r": ' + "[" * 100_000)
+    with pytest.raises(LibraError, match=r"adapter_config.json: not valid JSON"):
+        read_adapter(directory, SPEC)
+
+
+def test_weights_are_a_file(directory: Path) -> None:
+    path = directory / "adapter_model.safetensors"
+    path.unlink()
+    path.symlink_to(path.name)
+    with pytest.raises(LibraError, match=r"adapter_model.safetensors: cannot be read \(Too many levels of symbolic"):
+        read_adapter(directory, SPEC)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(LibraError, match=r"adapter_model.safetensors: is no file"):
+        read_adapter(directory, SPEC)
+    path.rmdir()
+    os.mkfifo(path)  # whoever opened it would wait for a writer
+    with pytest.raises(LibraError, match=r"adapter_model.safetensors: is no file"):
         read_adapter(directory, SPEC)
 
 

@@ -152,6 +152,10 @@ class Running:
             assert not engine.manager.holdings
             engine.manager.check()
 
+        # What ends a request goes another way than its answer, and may be a moment longer on it.
+        deadline_s = time.monotonic() + 0.2
+        while self.in_engine(lambda engine: engine.scheduler.has_work) and time.monotonic() < deadline_s:
+            time.sleep(0.001)
         self.in_engine(check)
         # The last news of an ended request are on their way when the engine answers.
         deadline_s = time.monotonic() + 5.0

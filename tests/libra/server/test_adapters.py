@@ -1,10 +1,12 @@
 """Adapters that come and go over HTTP, and where they may come from."""
 
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from baselines import find_policy
 from libra.engine.engine import Engine
+from libra.model.adapter import AdapterSource
 from libra.server.settings import EngineSettings
 from tests.libra.server.running import BASE, Reply, Running, engine_settings, running, settings
 from tests.tiny_models import TinyModel
@@ -237,6 +240,94 @@ def test_requests_for_an_adapter_that_is_being_replaced_wait_for_it(served: Runn
     assert replacing.getresponse().status == 200
     for connection in (blocker, replacing):
         connection.close()
+
+
+@pytest.mark.parametrize("asked", ["by name", "by path"])
+def test_a_load_whose_client_leaves_comes_to_its_end(
+    served: Running, root: Path, tiny_model: TinyModel, asked: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(tiny_model.adapters["adapter-02"], root / "late")
+    engine_is_held, engine_may_go_on = threading.Event(), threading.Event()
+
+    def hold(_: Engine) -> None:
+        engine_is_held.set()
+        assert_set(engine_may_go_on)
+
+    holding = threading.Thread(target=served.in_engine, args=(hold,))
+    holding.start()
+    assert_set(engine_is_held)
+    if asked == "by name":
+        connection = served.open("POST", "/v1/completions", {"model": "late", "prompt": PROMPT})
+    else:
+        body = {"lora_name": "late", "lora_path": str(root / "late")}
+        connection = served.open("POST", "/v1/load_lora_adapter", body)
+    time.sleep(0.3)  # the engine has been asked, and does not answer yet
+    connection.close()
+    time.sleep(0.1)
+    engine_may_go_on.set()
+    holding.join()
+    assert tokens(served, "late")
+    assert load(served, "late", root / "late").error["code"] == "already_loaded"
+    assert unload(served, "late").status == 200
+    assert load(served, "late", root / "late").status == 200
+    assert not caplog.records
+
+
+def assert_set(event: threading.Event) -> None:
+    assert event.wait(timeout=20)
+
+
+def test_an_adapter_unloaded_while_it_is_being_replaced_is_there_in_the_end(
+    served: Running, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, is_read, may_go_on = served.server.adapters._reader, threading.Event(), threading.Event()
+
+    class SlowDisk:
+        def read(self, *arguments: Any) -> AdapterSource:
+            is_read.set()
+            assert_set(may_go_on)
+            return reader.read(*arguments)
+
+    monkeypatch.setattr(served.server.adapters, "_reader", SlowDisk())
+    change = {"lora_name": "adapter-00", "lora_path": str(root / "adapter-01"), "load_inplace": True}
+    replacing = served.open("POST", "/v1/load_lora_adapter", change)
+    assert_set(is_read)
+    unloading = served.open("POST", "/v1/unload_lora_adapter", {"lora_name": "adapter-00"})
+    while "adapter-00" in served.server.adapters.paths:
+        time.sleep(0.001)
+    may_go_on.set()
+    for connection in (replacing, unloading):
+        assert connection.getresponse().status == 200
+        connection.close()
+    assert tokens(served, "adapter-00") == tokens(served, "adapter-01")
+
+
+def test_weights_that_are_no_longer_those_loaded_are_not_read(
+    served: Running, root: Path, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model.adapters["adapter-02"], root / "late")
+    assert load(served, "late", root / "late").status == 200
+    weights = root / "late" / "adapter_model.safetensors"
+    weights.rename(tmp_path / "outside")
+    weights.symlink_to(tmp_path / "outside")
+    reply = served.complete(model="late")
+    assert (reply.status, reply.error["code"]) == (500, "adapter_load_failed")
+    weights.unlink()
+    shutil.copy(root / "adapter-01" / "adapter_model.safetensors", weights)
+    shutil.copy(root / "adapter-01" / "adapter_config.json", weights.parent)
+    assert served.complete(model="late").status == 500
+    change = {"lora_name": "late", "lora_path": str(root / "late"), "load_inplace": True}
+    assert served.ask("POST", "/v1/load_lora_adapter", change).status == 200
+    assert tokens(served, "late") == tokens(served, "adapter-01")
+
+
+def test_a_link_in_a_circle_is_no_adapter(served: Running, root: Path) -> None:
+    (root / "loop").symlink_to("loop")
+    (root / "knot").mkdir()
+    (root / "knot" / "adapter_config.json").symlink_to("adapter_config.json")
+    for name in ("loop", "knot"):
+        assert served.complete(model=name).status == 404
+        assert load(served, name, root / name).status in (400, 404)
 
 
 def test_an_adapter_that_overflows_fails_its_own_requests_alone(

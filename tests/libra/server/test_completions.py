@@ -10,7 +10,8 @@ import pytest
 from libra.engine.sequence import SamplingParams
 from libra.request import Request
 from libra.server.build import build_front, make_engine
-from tests.libra.server.running import BASE, Running, engine_settings, running, settings
+from libra.tokens import adapter_seed, extend_block_hashes
+from tests.libra.server.running import BASE, BLOCK_TOKENS, Running, engine_settings, running, settings
 from tests.tiny_models import TinyModel
 
 PROMPT = [5, 9, 300, 41, 77, 12, 400, 8, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39]
@@ -235,6 +236,17 @@ def test_a_salt_keeps_its_kv_to_itself(served: Running) -> None:
     ]
 
 
+def test_nobody_can_tell_the_labels_of_blocks(served: Running) -> None:
+    """Whoever can makes KV that another's prompt finds: the hash is quick to collide with once its seed is known."""
+    prompt = [17] * 40
+    for salt in (None, "a"):
+        served.complete(prompt=prompt, **({} if salt is None else {"cache_salt": salt}))
+        told: list[int] = []
+        extend_block_hashes(told, np.array(prompt, dtype=np.uint32), BLOCK_TOKENS, 2, adapter_seed(None, salt))
+        found = served.in_engine(lambda engine, told=told: [*map(engine.manager.memory.tree.has_label, told)])  # type: ignore[misc]
+        assert found == [False, False]
+
+
 def test_cached_tokens_never_come_from_another_adapter_or_salt(served: Running) -> None:
     """Prompts of few families, so that everybody's beginnings are in the cache under somebody's name."""
     draw = np.random.default_rng(3)
@@ -262,10 +274,10 @@ def shared_tokens(one: list[int], other: list[int]) -> int:
 
 def test_users_may_be_kept_apart(tiny_model: TinyModel) -> None:
     with running(settings(cache_salt="user"), engine_settings(tiny_model)) as server:
-        users = ["ann", "ann", "bob", None, "ann"]
+        users = ["ann", "ann", "bob", None, "ann", "", "b" * 1000]
         replies = [server.complete(prompt=[13] * 40, **({} if user is None else {"user": user})) for user in users]
     cached = [reply.json["usage"]["prompt_tokens_details"]["cached_tokens"] for reply in replies]
-    assert cached == [0, 32, 0, 0, 32]
+    assert cached == [0, 32, 0, 0, 32, 32, 0]
 
 
 def test_fields_that_mean_nothing_here_are_accepted_and_counted(served: Running) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -102,6 +103,24 @@ def test_an_engine_that_cannot_be_is_refused(make: "partial[EngineParts]", messa
     with pytest.raises(LibraError, match=message):
         asyncio.run(scenario())
     assert not engine_processes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_an_engine_in_the_making_ends_with_its_server(number: signal.Signals) -> None:
+    program = (
+        "import sys, time\n"
+        "from functools import partial\n"
+        "from libra.server.engine_process import EngineProcess\n"
+        "make = partial(exec, 'import time; print(0, flush=True); time.sleep(60)')\n"
+        "with EngineProcess(make): time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"0\n"
+        server.send_signal(number)
+        # The end of what both write to is the end of both.
+        assert server.communicate(timeout=20) == (b"", None)
+        assert server.returncode == -number
 
 
 def test_the_event_loops_process_needs_no_torch() -> None:

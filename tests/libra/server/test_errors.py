@@ -5,6 +5,7 @@ import gzip
 import json
 import socket
 import time
+from collections.abc import Iterable
 from http.client import HTTPResponse
 from typing import Any
 
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 
 from libra.engine.engine import Engine
 from libra.engine.executor import StepBatch, StepResult
+from libra.errors import nearest_name
+from libra.server.errors import unknown_model
 from tests.libra.server.running import BASE, Running, engine_settings, running, settings
 from tests.tiny_models import MAX_LENGTH, TinyModel
 
@@ -54,7 +57,7 @@ CHAT = {"model": BASE, "messages": [{"role": "user", "content": "a"}], "max_toke
         ({"prompt": [512]}, "prompt"),
         ({"prompt": [[1], "a"]}, "prompt"),
         ({"prompt": "\ud800"}, "prompt"),
-        ({"user": "x" * 300}, "user"),
+        ({"user": 5}, "user"),
         ({"model": None}, "model"),
     ],
 )
@@ -155,6 +158,21 @@ def test_an_unknown_model_comes_with_the_nearest(served: Running) -> None:
     assert served.get("/v1/models/adaptor-03").status == 404
 
 
+def test_few_of_many_names_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+
+    def count(name: str, choices: Iterable[str]) -> str | None:
+        chosen = list(choices)
+        compared.append(len(chosen))
+        return nearest_name(name, chosen)
+
+    monkeypatch.setattr("libra.server.errors.nearest_name", count)
+    known = [f"tenant-{number:04d}-sql" for number in range(1000)]
+    for asked, meant in (("tenant-0412-sqk", "tenant-0412-sql"), ("Tenant-0007-sql", "tenant-0007-sql")):
+        assert f"Did you mean {meant!r}?" in unknown_model(asked, known).message
+    assert max(compared) < 50
+
+
 def test_paths_and_methods_that_are_none_of_ours(served: Running) -> None:
     assert served.get("/v1/nothing").error["code"] == "not_found"
     wrong = served.get("/v1/completions")
@@ -171,6 +189,8 @@ def test_what_is_too_long_is_refused_before_it_costs_anything(served: Running) -
     assert long_prompt.status == 413
     assert long_prompt.error["code"] == "context_length_exceeded"
     assert str(MAX_LENGTH) in long_prompt.error["message"]
+    # No token of the model stands for so many characters.
+    assert "characters" in served.complete(prompt="a" * 10_000 * MAX_LENGTH).error["message"]
     long_answer = served.complete(prompt=[1] * 10, max_tokens=MAX_LENGTH)
     assert (long_answer.status, long_answer.error["param"]) == (400, "max_tokens")
     served.check_idle()
@@ -191,6 +211,12 @@ def test_limits_of_body_pool_queue_time_and_key(tiny_model: TinyModel) -> None:
         assert server.complete(prompt="a" * 3000).error["code"] == "body_too_long"
         # 24 blocks of 16 tokens, less than the model's own limit: the pool is what limits here.
         assert "385 together" in server.complete(prompt=[1] * 400).error["message"]
+        assert server.post("/tokenize", prompt="a").json["max_model_len"] == 385
+        for card in server.get("/v1/models").json["data"]:
+            beyond = server.complete(model=card["id"], prompt=[1] * 400).error["message"]
+            assert f"{card['max_model_len']} together" in beyond
+            tokenized = server.post("/tokenize", model=card["id"], prompt="a").json
+            assert tokenized["max_model_len"] == card["max_model_len"]
         server.in_engine(slow_down)
         slow = server.complete(prompt="a", max_tokens=300, ignore_eos=True)
         assert (slow.status, slow.error["code"]) == (408, "timeout")
@@ -200,6 +226,25 @@ def test_limits_of_body_pool_queue_time_and_key(tiny_model: TinyModel) -> None:
         assert cut.events[-1]["error"]["code"] == "timeout"
         server.check_idle()
         assert server.complete(prompt="a", max_tokens=2).status == 200
+
+
+def test_a_page_of_another_site_needs_the_key(served: Running, tiny_model: TinyModel) -> None:
+    def status(server: Running, method: str, path: str, site: str) -> int:
+        body = json.dumps({**COMPLETION, "lora_name": "nobody"}).encode() if method == "POST" else None
+        return server.ask(method, path, body, {"Content-Type": "text/plain", "Sec-Fetch-Site": site}).status
+
+    for method, path in (("POST", "/v1/completions"), ("POST", "/v1/unload_lora_adapter"), ("GET", "/v1/models/x")):
+        assert status(served, method, path, "cross-site") == 403
+        assert {status(served, method, path, site) for site in ("same-origin", "same-site", "none")} <= {200, 404}
+    refused = served.ask("GET", "/stats", headers={"Sec-Fetch-Site": "cross-site"})
+    assert refused.error["code"] == "cross_site"
+    # A link to the dashboard may stand anywhere; what its page asks for is asked by the page.
+    assert status(served, "GET", "/", "cross-site") == status(served, "GET", "/metrics", "cross-site") == 200
+    assert status(served, "GET", "/stats", "same-origin") == 200
+    with running(settings(api_key="secret"), engine_settings(tiny_model)) as server:
+        assert status(server, "GET", "/v1/models", "cross-site") == 401
+        server.headers["Authorization"] = "Bearer secret"
+        assert status(server, "GET", "/v1/models", "cross-site") == 200
 
 
 def slow_down(engine: Engine) -> None:
@@ -232,7 +277,8 @@ def test_a_full_queue_says_when_to_come_back(tiny_model: TinyModel) -> None:
         answers = asyncio.run(burst())
         assert sorted(status for status, _ in answers) == [200] * 4 + [429] * 6
         assert {wait for status, wait in answers if status == 429} == {"1"}
-        assert server.complete(prompt="a", n=5).status == 400, "more than can ever be taken on at a time"
+        # More than can ever be taken on at a time, whatever the prompts are.
+        assert "5 answers" in server.complete(prompt="", n=5).error["message"]
         server.check_idle()
 
 
@@ -294,3 +340,24 @@ def test_a_request_that_never_ends_is_given_up(tiny_model: TinyModel) -> None:
         # What takes longer to answer is none of these.
         server.in_engine(slow_down)
         assert server.complete(prompt="a", max_tokens=300, ignore_eos=True).status == 200
+
+
+def test_a_client_that_never_reads_holds_nothing(tiny_model: TinyModel) -> None:
+    with running(settings(read_timeout_s=0.4), engine_settings(tiny_model)) as server:
+
+        async def num_tasks() -> int:
+            return len(asyncio.all_tasks())
+
+        def count() -> int:
+            return asyncio.run_coroutine_threadsafe(num_tasks(), server.loop).result(timeout=5)
+
+        idle = count()
+        with socket.create_connection((server.host, server.port), timeout=10) as connection:
+            # Far more answers than the system's buffers hold.
+            connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n" * 500)
+            deadline_s = time.monotonic() + 8.0
+            while count() == idle:
+                assert time.monotonic() < deadline_s
+            while count() > idle:
+                assert time.monotonic() < deadline_s, "it still waits for its client"
+                time.sleep(0.05)

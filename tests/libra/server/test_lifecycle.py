@@ -1,21 +1,27 @@
 """Clients that go away, a server that is told to stop, an engine that dies."""
 
 import asyncio
+import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from libra.cache.pool import RUNNING
 from libra.engine.engine import Engine
+from libra.server.answers import AnswerShape, CompletionShape
+from libra.server.outlet import Outlet
 from tests.libra.server.running import BASE, Running, engine_settings, running, settings
 from tests.tiny_models import TinyModel
 
@@ -100,6 +106,100 @@ def test_draining_does_not_wait_for_ever(tiny_model: TinyModel) -> None:
         assert b'"code":"shutting_down"' in response.read()
         assert drained.result(timeout=10) is False
         connection.close()
+        server.check_idle()
+
+
+class Lag:
+    """Clients that do not read the ends of their answers until ``over``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.over = threading.Event()
+        write_eof = web.StreamResponse.write_eof
+
+        async def lag(response: web.StreamResponse, data: bytes = b"") -> None:
+            while not self.over.is_set():
+                await asyncio.sleep(0.005)
+            await write_eof(response, data)
+
+        monkeypatch.setattr(web.StreamResponse, "write_eof", lag)
+
+
+def test_draining_waits_for_clients_to_read(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Outlet.__init__
+
+    def make_narrow(outlet: Outlet, request: web.Request, shape: AnswerShape) -> None:
+        """What is not read stays in the server, not in the kernel."""
+        assert request.transport is not None
+        with socket.socket(fileno=os.dup(request.transport.get_extra_info("socket").fileno())) as copy:
+            copy.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        make(outlet, request, shape)
+
+    monkeypatch.setattr(Outlet, "__init__", make_narrow)
+    with running(settings(), engine_settings(tiny_model)) as server, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((server.host, server.port))
+        connection.sendall(as_http({**LONG, "stream": True}))
+        until(lambda: server.server.engine.streams)
+        drained = asyncio.run_coroutine_threadsafe(server.server.drain(), server.loop)
+        until(lambda: not server.server.engine.streams)
+        time.sleep(0.1)
+        assert not drained.done()
+        answer = b""
+        while b"data: [DONE]\n\n" not in answer:
+            answer += connection.recv(1 << 16)
+        assert drained.result(timeout=10) is True
+
+
+def test_draining_says_when_a_client_had_not_read_all(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    lag = Lag(monkeypatch)
+    with running(settings(drain_timeout_s=0.1), engine_settings(tiny_model)) as server:
+        connection = server.open("POST", "/v1/completions", {**LONG, "max_tokens": 5, "stream": True})
+        connection.getresponse()
+        until(lambda: not server.server.engine.streams)
+        drained = asyncio.run_coroutine_threadsafe(server.server.drain(), server.loop)
+        assert drained.result(timeout=10) is False
+        lag.over.set()
+        connection.close()
+
+
+def as_http(body: dict[str, Any]) -> bytes:
+    data = json.dumps(body).encode()
+    return b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(data) + data
+
+
+def received(server: Running, body: dict[str, Any]) -> bytes:
+    """All that comes on a connection until it is closed."""
+    with socket.create_connection((server.host, server.port), timeout=10) as connection:
+        connection.sendall(as_http(body))
+        answer = b""
+        with suppress(ConnectionResetError):
+            while part := connection.recv(1 << 16):
+                answer += part
+    return answer
+
+
+def test_a_stream_that_cannot_go_on_is_cut_off(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A second status line in a body that is open would be a part of it."""
+
+    def fail(_: CompletionShape) -> bytes:
+        raise ArithmeticError("a fault of the server's")
+
+    with running(settings(request_timeout_s=0.5), engine_settings(tiny_model)) as server:
+        body = {**LONG, "max_tokens": 5, "stream": True}
+        with monkeypatch.context() as faulty:
+            faulty.setattr(CompletionShape, "last_chunks", fail)
+            answer = received(server, body)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert answer.count(b"HTTP/1.1") == 1
+        assert "a fault of the server's" in caplog.text
+        with monkeypatch.context() as slow:
+            Lag(slow)
+            slow.setattr("libra.server.app._READING_GRACE_S", 0.1)
+            answer = received(server, body)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert answer.count(b"HTTP/1.1") == 1
         server.check_idle()
 
 

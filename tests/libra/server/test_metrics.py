@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,30 @@ def test_the_log_can_be_replayed_and_holds_no_text(tiny_model: TinyModel, tmp_pa
     assert first.prompt[0] == second.prompt[0]
 
 
+def test_a_log_that_cannot_be_written_stops_nobody(tiny_model: TinyModel, caplog: pytest.LogCaptureFixture) -> None:
+    with running(settings(request_log=Path("/dev/full")), engine_settings(tiny_model)) as server:
+        for _ in range(2):
+            assert server.complete().status == 200
+        assert scraped(server)["libra:unlogged_requests_total"] == 2
+        assert server.get("/health").status == 200
+    assert len(caplog.records) == 1
+    assert "No space left" in caplog.text
+
+
+def test_many_long_texts_leave_the_metrics_alone(served: Running) -> None:
+    done, readers = threading.Event(), served.server.readers
+    try:
+        kept = [readers.submit(done.wait) for _ in range(40)]
+        long = served.open("POST", "/v1/completions", {"model": BASE, "prompt": "ab " * 1000, "max_tokens": 2})
+        assert served.get("/metrics").status == 200
+        assert served.complete(prompt="short").status == 200
+        assert not kept[-1].done()
+    finally:
+        done.set()
+    assert long.getresponse().status in (200, 413)
+    long.close()
+
+
 def test_the_log_holds_text_when_asked(tiny_model: TinyModel, tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     with running(settings(request_log=path, request_log_text=True), engine_settings(tiny_model)) as server:
@@ -155,3 +180,4 @@ def test_the_log_holds_text_when_asked(tiny_model: TinyModel, tmp_path: Path) ->
     assert (whole["prompt"], whole["output"]) == ("say it", reply.text)
     assert "error" not in whole
     assert aborted["error"] == "aborted"
+    assert path.stat().st_mode & 0o777 == 0o600, "others may not read what people said"

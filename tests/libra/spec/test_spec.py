@@ -1,4 +1,4 @@
-"""Block sizes of design, section 3, and what the presets say."""
+"""Sizes of blocks and adapters, and what the presets say."""
 
 import pytest
 
