@@ -45,11 +45,12 @@ format: setup  ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 micro: setup  ## the micro-benchmarks behind results/micro
+	mkdir -p runs
 	$(BIN)/python -m pytest bench/micro --benchmark-only --benchmark-json=runs/micro.json
 
 # From a plain checkout too: whatever Python is there, with torch, triton, transformers, peft, xxhash and pyarrow, will do.
 gpu:  ## all that is measured on a GPU, in under 9 minutes, to results/gpu/<device>; PEER_VLLM=DIR adds vLLM's kernels
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m bench.gpu.run_all $(if $(PEER_VLLM),--peer-vllm $(PEER_VLLM))
 
-clean:  ## remove what the targets above made
-	rm -rf $(VENV) runs models build *.egg-info .mypy_cache .ruff_cache .hypothesis .benchmarks
+clean:  ## remove the environment and caches; what runs/ and models/ hold is yours
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .hypothesis .benchmarks

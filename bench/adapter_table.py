@@ -4,6 +4,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from bench.columns import BASE_MODEL
 from bench.format import compact, count
 from bench.metrics import PolicySummary
 from bench.statistics import Estimate
@@ -23,7 +24,7 @@ COLUMNS = (
 
 def slowest_adapters(summary: PolicySummary, limit: int = WORST_ADAPTERS) -> list[str]:
     """The ``limit`` adapters with the highest mean TTFT, worst first; those that finished nothing are left out."""
-    ttfts = {name: _figure(summary, name, "mean_ttft_ms") for name in summary.per_adapter}
+    ttfts = {name: _figure(summary, name, "mean_ttft_ms") for name in summary.per_adapter if name != BASE_MODEL}
     served = {name: ttft for name, ttft in ttfts.items() if ttft is not None}
     return sorted(served, key=lambda name: (-served[name], name))[:limit]
 

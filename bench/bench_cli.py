@@ -11,11 +11,15 @@ import typer
 from bench.bench_options import takes_settings
 from bench.engine_options import WORKLOAD
 from bench.exit_codes import INTERRUPTED
+from bench.interrupts import Interrupts
 from bench.report_options import ReportFlag, wants_report
 from bench.scenario import SCENARIO_HELP
 from bench.settings import BenchSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bench.metrics import PolicySummary
     from bench.run import BenchOutcome
 
 CANDIDATES = "candidates.csv"
@@ -41,20 +45,19 @@ def bench(
         prepare_output(out)
     settings = replace(settings, out=out)
     outcome = run_bench(settings, disable_tqdm=disable_tqdm)
-    _report(settings, outcome, with_report)
+    with Interrupts() as interrupts:
+        interrupts.hold()  # a second Ctrl-C must not lose what the first has left
+        _report(settings, outcome, with_report)
     if outcome.partial:
         raise typer.Exit(INTERRUPTED)
 
 
 def _report(settings: BenchSettings, outcome: "BenchOutcome", with_report: bool) -> None:
-    """Writes the files, prints the table, and ends stdout on one JSON line."""
-    from rich.console import Console
-
-    from bench.adapter_table import adapter_table
+    """Writes the files, prints the table, and ends stdout on one JSON line. What is printed is printed also where the
+    files cannot be written."""
     from bench.documents import RunInfo, summary_row
     from bench.output import csv_text, write_run
     from bench.report.render import renew_report
-    from bench.table import order_by_ttft, print_comparison, print_safely, summary_line
 
     for warning in outcome.warnings:
         typer.echo(f"warning: {warning}", err=True)
@@ -70,10 +73,22 @@ def _report(settings: BenchSettings, outcome: "BenchOutcome", with_report: bool)
         warnings=(*outcome.warnings, *outcome.notes),
         objectives_ms=outcome.options.objectives.limits(),
     )
-    if settings.out is not None:
-        extra = {CANDIDATES: csv_text([summary_row(one) for one in outcome.candidates])} if outcome.candidates else {}
-        write_run(settings.out, outcome.results, summaries, info, partial=outcome.partial, extra=extra)
-        renew_report(settings.out, with_report)
+    try:
+        if settings.out is not None:
+            rows = [summary_row(one) for one in outcome.candidates]
+            extra = {CANDIDATES: csv_text(rows)} if rows else {}
+            write_run(settings.out, outcome.results, summaries, info, partial=outcome.partial, extra=extra)
+            renew_report(settings.out, with_report)
+    finally:
+        _print(settings, outcome, summaries)
+
+
+def _print(settings: BenchSettings, outcome: "BenchOutcome", summaries: "Sequence[PolicySummary]") -> None:
+    from rich.console import Console
+
+    from bench.adapter_table import adapter_table
+    from bench.table import order_by_ttft, print_comparison, print_safely, summary_line
+
     console = Console()
     print_comparison(console, summaries, outcome.conditions, baseline=settings.baseline, partial=outcome.partial)
     worst = adapter_table(order_by_ttft(summaries)[0])

@@ -25,9 +25,10 @@ from libra.errors import LibraError
 from workloads.demand import ARRIVAL_FORMS
 
 
-def _by_device(field: str) -> str:
+def _by_device(field: str, *others: str) -> str:
     simulated, cpu, cuda = (getattr(defaults, field) for defaults in (SIMULATED, CPU, CUDA))
-    return f"  [default: {simulated:g} simulated, {cpu:g} on cpu, {cuda:g} on cuda]"
+    defaults = (f"{simulated:g} simulated", f"{cpu:g} on cpu", f"{cuda:g} on cuda", *others)
+    return f"  [default: {', '.join(defaults)}]"
 
 
 def settings_of(
@@ -44,22 +45,21 @@ def settings_of(
     ranks: Annotated[
         str | None,
         typer.Option(
-            help="Adapter ranks, in turn.  [default: 32,64 simulated, 16,32 on cpu]", rich_help_panel=WORKLOAD
+            help="Adapter ranks, in turn.  [default: 32,64 simulated and on cuda, 16,32 on cpu]",
+            rich_help_panel=WORKLOAD,
         ),
     ] = None,
     request_rate: Annotated[
         float | None,
         typer.Option(
-            help="Requests per second; stretches a trace's time."
-            f"  [default: {SIMULATED.request_rate:g} simulated, {CPU.request_rate:g} on cpu, a trace's own]",
+            help="Requests per second; stretches a trace's time." + _by_device("request_rate", "a trace's own"),
             rich_help_panel=WORKLOAD,
         ),
     ] = BenchSettings.request_rate,
     duration: Annotated[
         float | None,
         typer.Option(
-            help="Seconds of arrivals."
-            f"  [default: {SIMULATED.duration_s:g} simulated, {CPU.duration_s:g} on cpu, all of a trace]",
+            help="Seconds of arrivals." + _by_device("duration_s", "all of a trace"),
             rich_help_panel=WORKLOAD,
         ),
     ] = BenchSettings.duration_s,

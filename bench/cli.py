@@ -11,6 +11,7 @@ from bench.bench_cli import bench
 from bench.compare_cli import compare
 from bench.doctor_cli import doctor
 from bench.exit_codes import FAILED, FAULT, INTERRUPTED
+from bench.goodput_flag import GoodputCommand
 from bench.help_page import LibraCommand
 from bench.model_cli import model_app
 from bench.peak_cli import peak
@@ -39,7 +40,7 @@ app.command(cls=LibraCommand)(sweep)
 app.command(cls=LibraCommand)(compare)
 app.command(cls=LibraCommand)(report)
 app.command(cls=ServeCommand)(serve)
-app.command(cls=LibraCommand)(replay)
+app.command(cls=GoodputCommand)(replay)
 app.command(cls=LibraCommand)(reproduce)
 app.command(cls=LibraCommand)(policies)
 app.command(cls=LibraCommand)(profile)

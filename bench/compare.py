@@ -53,7 +53,8 @@ class Difference:
 class PolicyComparison:
     """Policy ``a`` of run A against policy ``b`` of run B over the requests that finished in both.
 
-    ``only_a`` and ``only_b`` count requests that finished in one run alone: they are in no figure.
+    ``only_a`` and ``only_b`` count requests that finished in one run alone: they are in no figure. ``unlike_prompts``
+    and ``unlike_answers`` count pairs of unequal length: they are.
     """
 
     policy_a: str
@@ -63,6 +64,8 @@ class PolicyComparison:
     seeds: tuple[int, ...]
     only_a: int
     only_b: int
+    unlike_prompts: int
+    unlike_answers: int
     saturated_a: bool
     saturated_b: bool
     differences: tuple[Difference, ...]
@@ -86,6 +89,8 @@ def compare_policies(
         seeds=tuple(sorted(set(rows["seed"].tolist()))),
         only_a=paired.only_a,
         only_b=paired.only_b,
+        unlike_prompts=paired.unlike_prompts,
+        unlike_answers=paired.unlike_answers,
         saturated_a=bool(run_a.summary["policies"][policy_a]["saturated"]),
         saturated_b=bool(run_b.summary["policies"][policy_b]["saturated"]),
         differences=tuple(_differences(rows, clusters, options)),

@@ -125,6 +125,9 @@ def _facts(comparison: PolicyComparison) -> Text:
     if comparison.only_a or comparison.only_b:
         facts += f"; left out: {comparison.only_a:,} finished only in A, {comparison.only_b:,} only in B"
     text = Text(facts, style="dim")
+    if comparison.unlike_prompts or comparison.unlike_answers:
+        unlike = f"{comparison.unlike_prompts:,} prompts and {comparison.unlike_answers:,} answers"
+        text.append(f"\nnot of equal length in A and B: {unlike}", style="yellow")
     saturated = [name for name, full in (("A", comparison.saturated_a), ("B", comparison.saturated_b)) if full]
     if saturated:
         text.append(f"\n{SATURATED}: {' and '.join(saturated)} (latency grows with the run's length)", style="bold red")

@@ -38,13 +38,13 @@ class Conditions:
         return " · ".join([self._describe_load(), *self._describe_memory()])
 
     def _describe_load(self) -> str:
-        if self.request_rate is None:
-            load = "arrivals of the trace"
-        elif math.isinf(self.request_rate):
+        if self.request_rate == math.inf or self.duration_s == 0:  # files know no infinity
             load = "all requests at once"
+        elif self.request_rate is None:
+            load = "arrivals of the trace"
         else:
             load = f"{self.request_rate:g} req/s"
-        if self.duration_s is not None:
+        if self.duration_s:
             load += f" for {self.duration_s:,.0f} s"
         if self.load_of_peak is not None:
             load += f" ({self.load_of_peak:.2f} of peak)"

@@ -1,12 +1,14 @@
 """From run results to the figures people compare. docs/metrics.md defines each from timestamps."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bench.columns import RequestColumns
+from bench.columns import BASE_MODEL, RequestColumns
 from bench.saturation import SaturationRule, judge_saturation
 from bench.slo import Objectives
 from bench.statistics import Estimate, FloatArray, distribution, estimate, jain_index, ratio
@@ -46,7 +48,7 @@ class PolicySummary:
     """One policy over its seeds. All mappings go from the names of docs/metrics.md to figures.
 
     ``per_adapter`` holds, for each adapter, the metrics that single requests have. ``complete`` is False when a run was
-    cut short; ``worst_adapter`` is the one with the highest mean TTFT over all seeds.
+    cut short; ``worst_adapter`` is the one with the highest mean TTFT over all seeds, or that finished nothing.
     """
 
     policy: str
@@ -63,6 +65,12 @@ class PolicySummary:
     def saturated(self) -> bool:
         """One saturated seed is enough: its TTFT grows with the run's length and so does the mean."""
         return bool(self.saturated_seeds)
+
+    @property
+    def starved_adapters(self) -> list[str]:
+        """Adapters whose requests have arrived and none of which has finished, in any seed."""
+        means = _adapter_means(self.per_adapter)
+        return [name for name, mean in means.items() if mean is None]
 
     def mean(self, metric: str) -> float | None:
         """The mean over seeds; None where no seed has the metric."""
@@ -87,7 +95,7 @@ def summarise(results: Sequence[RunResult], options: MeasureOptions = MeasureOpt
         per_seed={seed: run.metrics for seed, run in zip(seeds, runs, strict=True)},
         per_adapter=per_adapter,
         saturated_seeds=tuple(seed for seed, run in zip(seeds, runs, strict=True) if run.saturated),
-        worst_adapter=worst_adapter({name: figures["mean_ttft_ms"].mean for name, figures in per_adapter.items()}),
+        worst_adapter=worst_adapter(_adapter_means(per_adapter)),
         complete=all(result.complete for result in results),
     )
 
@@ -112,9 +120,15 @@ def measure(result: RunResult, options: MeasureOptions = MeasureOptions()) -> Ru
 
 
 def worst_adapter(mean_ttft_ms: Mapping[str, float | None]) -> str | None:
-    """The adapter with the highest mean TTFT; the first by name among equals; None when none has one."""
-    known = {name: ttft for name, ttft in mean_ttft_ms.items() if ttft is not None}
-    return min(known, key=lambda name: (-known[name], name)) if known else None
+    """The adapter with the highest mean TTFT, where None is that of one that finished nothing and is above all others;
+    the first by name among equals; None without adapters."""
+    means = {name: math.inf if ttft is None else ttft for name, ttft in mean_ttft_ms.items()}
+    return min(means, key=lambda name: (-means[name], name), default=None)
+
+
+def _adapter_means(per_adapter: Mapping[str, Mapping[str, Estimate]]) -> dict[str, float | None]:
+    """Adapter -> mean TTFT; the base model is none."""
+    return {name: figures["mean_ttft_ms"].mean for name, figures in per_adapter.items() if name != BASE_MODEL}
 
 
 def _arrived(result: RunResult, warmup_s: float) -> list[RequestRecord]:
@@ -159,15 +173,21 @@ def _goodput(columns: RequestColumns, finished: RequestColumns, window_s: float,
         "tpt": finished.tpt_ms,
         "e2el": finished.e2el_ms,
     }
-    good = np.ones(len(finished), dtype=bool)
-    for name, limit in objectives.limits().items():
-        if limit is not None:
-            # A request of one output token has no TPOT (NaN) and so cannot miss it.
-            good &= ~(latencies[name] > limit)
+    good = meets(objectives, latencies)
     return {
         "request_goodput": ratio(int(good.sum()), window_s),
         "slo_attainment": ratio(int(good.sum()), len(columns)),
     }
+
+
+def meets(objectives: Objectives, latencies_ms: Mapping[str, FloatArray]) -> NDArray[np.bool_]:
+    """Which requests meet every objective; ``latencies_ms`` has an array for each of ttft, tpot, tpt and e2el."""
+    good = np.ones(len(latencies_ms["ttft"]), dtype=np.bool_)
+    for name, limit in objectives.limits().items():
+        if limit is not None:
+            # A request of one output token has no TPOT (NaN) and so cannot miss it.
+            good &= ~(latencies_ms[name] > limit)
+    return good
 
 
 def _memory_metrics(result: RunResult, warmup_s: float) -> Metrics:
@@ -212,12 +232,10 @@ def _sample_spans(time_s: FloatArray, start_s: float, end_s: float) -> FloatArra
 
 
 def _fairness_metrics(adapters: Mapping[str, Metrics]) -> Metrics:
-    means = {name: figures["mean_ttft_ms"] for name, figures in adapters.items()}
-    worst = worst_adapter(means)
-    return {
-        "worst_adapter_mean_ttft_ms": None if worst is None else means[worst],
-        "jain_index": jain_index([ttft for ttft in means.values() if ttft is not None]),
-    }
+    """Over the adapters that finished anything: to the base model no adapter is loaded, and nothing is no latency."""
+    means = [figures["mean_ttft_ms"] for name, figures in adapters.items() if name != BASE_MODEL]
+    served = [ttft for ttft in means if ttft is not None]
+    return {"worst_adapter_mean_ttft_ms": max(served, default=None), "jain_index": jain_index(served)}
 
 
 def _mean(values: FloatArray) -> float | None:

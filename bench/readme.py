@@ -112,12 +112,22 @@ def _part(root: Path, rows: Rows) -> str:
     )
     said = (
         f"`{meta['command'].partition(' --out')[0]}`, *simulated on {meta['device']} from datasheet rates*: "
-        f"{meta['num_cells']} cells, {scale['seeds']} seeds, loads at which every policy compared is stable, memory "
-        f"for half of the working set. *Tight*: HBM for {TIGHT_CACHE:g} and a host tier for {TIGHT_HOST:g} of it, PCIe "
-        f"4, {MIDDLE_LOAD:g} of fastlibra's own peak. Every figure with its breakdown, and what did not reproduce: "
-        f"[{PAPER}]({PAPER})."
+        f"{meta['num_cells']} cells, {scale['seeds']} seeds, loads at which both policies compared are stable"
+        f"{left_out(rows)}, memory for half of the working set. *Tight*: HBM for {TIGHT_CACHE:g} and a host tier for "
+        f"{TIGHT_HOST:g} of it, PCIe 4, {MIDDLE_LOAD:g} of fastlibra's own peak. Every figure with its breakdown, and "
+        f"what did not reproduce: [{PAPER}]({PAPER})."
     )
     return "\n\n".join(part for part in (picture, said, _paper_table(rows), _own_table(root)) if part)
+
+
+def left_out(rows: Rows) -> str:
+    """How many settings the ratios to the systems leave out, since a policy saturates there; nothing where none."""
+    left = []
+    for name in SYSTEMS:
+        row = rows.get(("all cases", f"TTFT, fastlibra vs {name} (SATURATED)"))
+        if row is not None:
+            left.append(f"{row.note.partition(';')[0]} with {name}")
+    return f" (without {' and '.join(left)}, SATURATED)" if left else ""
 
 
 def _paper_table(rows: Rows) -> str:

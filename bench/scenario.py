@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from bench.help_page import LibraCommand
+from bench.goodput_flag import GoodputCommand, join_objectives
 from libra.errors import LibraError, unknown
 
 SCENARIO_HELP = "chatbot, translation, agents or scale, such as chatbot-50 for 50 adapters, or a TOML file of flags."
@@ -25,14 +25,14 @@ ALTERNATIVES = (frozenset({"workload", "trace"}), frozenset({"hbm_cache_gib", "c
 SEPARATORS = {"goodput": " "}
 
 
-class ScenarioCommand(LibraCommand):
+class ScenarioCommand(GoodputCommand):
     """A command with a parameter ``scenario``, whose file gives the defaults of its other parameters.
 
     Keys of `libra bench` that this command does not have are left to `libra bench`; other unknown keys are refused.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        parsed, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        parsed, _, _ = self.make_parser(ctx).parse_args(args=join_objectives(args))
         given = {name: value for name, value in parsed.items() if value is not None}
         if "scenario" in given and not ctx.resilient_parsing:
             path, options = read_scenario(given["scenario"])

@@ -181,7 +181,8 @@ def _footer(ordered: Sequence[PolicySummary], conditions: Conditions, layout: La
 
 def _sampling(ordered: Sequence[PolicySummary], layout: Layout) -> str:
     seeds = max(len(summary.seeds) for summary in ordered)
-    parts = [f"{BEST_MARK} best of the row"] if len(ordered) > 1 else []
+    among = " among stable policies" if len({summary.saturated for summary in ordered}) > 1 else ""
+    parts = [f"{BEST_MARK} best of the row{among}"] if len(ordered) > 1 else []
     if seeds == 1:
         parts.append("1 seed: no interval")
     else:

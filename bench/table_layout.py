@@ -100,17 +100,25 @@ def _is_shown(row: Row, ordered: Sequence[PolicySummary], layout: Layout) -> boo
 def _metric_line(row: Row, ordered: Sequence[PolicySummary], layout: Layout) -> Line:
     figures = [row.estimate(summary) for summary in ordered]
     means = [count(figure.mean) if row.is_count else compact(figure.mean) for figure in figures]
-    known = [figure.mean for figure in figures if figure.mean is not None]
-    best: frozenset[int] = frozenset()
-    if known and row.better is not Better.NEITHER:
-        target = (count if row.is_count else compact)(min(known) if row.better is Better.LOWER else max(known))
-        # Figures that read the same share the mark: a difference the table does not show is none to the reader.
-        # What most policies reach is no distinction and gets no mark.
-        best = frozenset(column for column, text in enumerate(means) if text == target)
-        best = best if 2 * len(best) <= len(ordered) else frozenset()
+    best = _best(row, ordered, means)
     if layout.intervals and not row.is_count:
         means = [with_interval(figure.mean, figure.half_width) for figure in figures]
     return Line(f"  {row.label}", row.unit, tuple(means), best)
+
+
+def _best(row: Row, ordered: Sequence[PolicySummary], texts: Sequence[str]) -> frozenset[int]:
+    """The columns to mark. A saturated policy is the best of nothing where another is stable: its figures are of a
+    state that does not last."""
+    is_rival = [not summary.saturated or all(other.saturated for other in ordered) for summary in ordered]
+    means = [row.estimate(summary).mean for summary in ordered]
+    known = [mean for mean, counts in zip(means, is_rival, strict=True) if counts and mean is not None]
+    if not known or row.better is Better.NEITHER:
+        return frozenset()
+    target = (count if row.is_count else compact)(min(known) if row.better is Better.LOWER else max(known))
+    # Figures that read the same share the mark: a difference the table does not show is none to the reader.
+    # What most policies reach is no distinction and gets no mark.
+    reached = [column for column, text in enumerate(texts) if text == target]
+    return frozenset(column for column in reached if is_rival[column] and 2 * len(reached) <= len(ordered))
 
 
 def _half_width_line(row: Row, ordered: Sequence[PolicySummary]) -> list[Line]:

@@ -1,7 +1,8 @@
-"""The trace format: JSON lines, a header first, then one request a line, sorted by arrival (design, section 9)."""
+"""The trace format: JSON lines, a header first, then one request a line, sorted by arrival (docs/workloads.md)."""
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +25,8 @@ class Trace:
 
     @property
     def request_rate(self) -> float:
-        """Requests per second over the trace's window."""
-        return len(self.requests) / self.header.duration_s
+        """Requests per second over the trace's window; infinite where all arrive at once."""
+        return len(self.requests) / self.header.duration_s if self.header.duration_s else math.inf
 
 
 def read_trace(path: Path) -> Trace:

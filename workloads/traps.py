@@ -1,4 +1,4 @@
-"""Warnings for traces that are not what their name says (the trap list of the shared traces; design, section 9)."""
+"""Warnings for traces that are not what their name says (listed in docs/workloads.md)."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The working set: what a cache must hold to keep every live session and every adapter (design, section 12)."""
+"""The working set: what a cache must hold to keep every live session and every adapter (docs/workloads.md)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,16 +1,16 @@
-"""What HTTP adds: one load against `libra serve` and the same against an engine without HTTP, in turn.
+"""What HTTP adds: one load against a server, and the same handed to the engine of that server, in turn.
 
-`python -m bench.micro.http_overhead DIR` on an idle machine; DIR is what `libra model make-tiny DIR` wrote. Each side
-is a process of its own. Every round starts both anew, since two equal engines differ, as long as they live, by more
-than is looked for; gives both the same requests; and changes which side goes first, so that what the machine does
-meanwhile meets both. Takes a minute a round. Writes results/server/http_overhead.json.
+`python -m bench.micro.http_overhead DIR` on an idle machine; DIR is what `libra model make-tiny DIR` wrote. Two equal
+engines differ, as long as they live, by more than is looked for, so that both sides have the same one. Every round
+starts a server anew, gives both sides the same requests, and changes which side goes first, so that what the machine
+does meanwhile meets both. Takes a minute a round. Writes results/server/http_overhead.json.
 """
 
 import json
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,58 +20,54 @@ from typing import Annotated, Any
 import typer
 
 from bench.machine import describe_machine
-from bench.micro.overhead_sides import Load, Measured, over_http, serve_in_process
-from bench.soak.process import ServedProcess
+from bench.micro.overhead_server import serve_and_drive
+from bench.micro.overhead_sides import Load, Measured, over_http
 from libra.errors import LibraError
 
 Side = Callable[[Load], Measured]
-Start = Callable[[], AbstractContextManager[Side]]
+Sides = tuple[Side, Side]
+Start = Callable[[], AbstractContextManager[Sides]]
 Pair = tuple[Measured, Measured]
-# What issue "serve and replay" allows.
+# Milliseconds of mean TTFT and the share of the throughput that HTTP may cost.
 MAX_ADDED_MS, MAX_LOST = 3.0, 0.05
+_STOP_S = 10.0
 
 
 @contextmanager
-def engine_without_http(directory: Path) -> Iterator[Side]:
-    """Measures a load on an engine in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=serve_in_process, args=(directory, theirs), daemon=True)
+def served_engine(directory: Path) -> Iterator[Sides]:
+    """A server in a process of its own: a load over HTTP, and one on its engine alone."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=serve_and_drive, args=(directory, theirs))
     process.start()
     theirs.close()
 
-    def measure(load: Load) -> Measured:
+    def alone(load: Load) -> Measured:
         ours.send(load)
         measured: Measured = ours.recv()
         return measured
 
     try:
-        ours.recv()
-        yield measure
+        address: str = ours.recv()
+        assert process.pid is not None
+        yield partial(over_http, process.pid, address), alone
     finally:
         ours.close()
-        process.join(10)
+        process.join(_STOP_S)
+        process.kill()
 
 
-@contextmanager
-def engine_with_http(directory: Path) -> Iterator[Side]:
-    """Measures a load on a server."""
-    with ServedProcess(directory, ["--lora-dir", str(directory / "adapters")]) as server:
-        yield partial(over_http, server)
-
-
-def compare(http: Start, alone: Start, loads: Sequence[Load], rounds: int) -> list[list[Pair]]:
-    """(over HTTP, without) of every round, for each of the loads; the last load warms both sides first, uncounted."""
+def compare(start: Start, loads: Sequence[Load], rounds: int) -> list[list[Pair]]:
+    """(over HTTP, without) of every round, for each of the loads; the last load warms the engine first, uncounted."""
     pairs: list[list[Pair]] = [[] for _ in loads]
     for number in range(rounds):
         turn = slice(None, None, -1 if number % 2 else 1)
-        with ExitStack() as started:
-            sides = [started.enter_context(start()) for start in [http, alone][turn]]
+        with start() as (http, alone):
+            sides = [http, alone]
             for side in sides:
                 side(replace(loads[-1], seed=loads[-1].seed - 1))
             for load, of_load in zip(loads, pairs, strict=True):
                 drawn = replace(load, seed=load.seed + 10 * number)
-                over, without = [side(drawn) for side in sides][turn]
+                over, without = [measure(drawn) for measure in sides[turn]][turn]
                 of_load.append((over, without))
     return pairs
 
@@ -82,7 +78,8 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def summarise(opened: list[Pair], closed: list[Pair]) -> dict[str, Any]:
     """Per round, then the median over rounds. ``added_ttft_ms``: difference of the mean TTFT at a steady rate;
-    ``beyond_engine_ms``: of the client's TTFT and what the engine reports for the same request;
+    ``beyond_engine_ms``: of the client's TTFT and what the engine reports for the same request; ``send_lag_ms``: of
+    when a request left and when it was due, the load generator's own and no part of its TTFT;
     ``throughput_lost``: share of the closed loop's tokens per second; ``steps_added``: how many more steps the engine
     needed for them, as a share, since a client's next request misses the step after its last one's end.
     """
@@ -91,6 +88,7 @@ def summarise(opened: list[Pair], closed: list[Pair]) -> dict[str, Any]:
         "beyond_engine_ms": spread(
             [fmean(http.ttft_ms) - fmean(http.engine_ttft_ms) for http, _ in opened]
         ),
+        "send_lag_ms": spread([http.send_lag_ms for http, _ in opened]),
         "ttft_ms_without": spread([fmean(alone.ttft_ms) for _, alone in opened]),
         "throughput_lost": spread([1.0 - http.tokens_per_s / alone.tokens_per_s for http, alone in closed]),
         "steps_added": spread([http.num_steps / alone.num_steps - 1.0 for http, alone in closed]),
@@ -136,8 +134,7 @@ def main(
         raise LibraError(f"{directory}/adapters: empty; make a model with `libra model make-tiny`")
     load = Load(num_requests, prompt_tokens, output_tokens, config["vocab_size"], adapters, seed=1)
     loads = replace(load, request_rate=request_rate), replace(load, concurrency=concurrency)
-    starts = partial(engine_with_http, directory), partial(engine_without_http, directory)
-    opened, closed = compare(*starts, loads, rounds)
+    opened, closed = compare(partial(served_engine, directory), loads, rounds)
     figures = summarise(opened, closed)
     typer.echo(json.dumps(figures))
     if out is not None:

@@ -1,27 +1,21 @@
-"""The two sides of bench.micro.http_overhead: one load over HTTP, and the same handed to an engine directly."""
+"""The loads of bench.micro.http_overhead, and how one goes over HTTP."""
 
 import asyncio
 import json
 import time
 import urllib.request
-from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
-from multiprocessing.connection import Connection as Pipe
-from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from baselines import find_policy
-from bench.platform import limit_openmp_spinning
 from bench.replay.answer import Answer
 from bench.replay.client import Client
 from bench.replay.http import parse_url
 from bench.replay.job import fastest_loop, loop_factory
 from bench.replay.settings import COMPLETIONS
-from bench.soak.process import ServedProcess
+from bench.soak.process import processor_s
 from libra.server.engine_loop import SNAPSHOT_INTERVAL_S
 from libra.short_slices import ask_for_short_slices
 
@@ -66,31 +60,32 @@ class Load:
 
 @dataclass(frozen=True)
 class Measured:
-    """``ttft_ms`` of each request from when it was due, ``engine_ttft_ms`` as the engine reports it; all tokens of the
-    load over the time it took; the processor time of each of them, by who used it (engine, server, client); the
-    engine's steps."""
+    """``ttft_ms`` of each request, ``engine_ttft_ms`` as the engine reports it; all tokens of the load over the time it
+    took; the processor time of each of them, by who used it (engine, server, client); the engine's steps.
+    ``send_lag_ms``: how late the client was with a request, on average; no part of its TTFT."""
 
     ttft_ms: list[float]
     engine_ttft_ms: list[float]
     tokens_per_s: float
     processor_ms_per_token: dict[str, float]
     num_steps: int
+    send_lag_ms: float = 0.0
 
 
-def over_http(server: ServedProcess, load: Load) -> Measured:
+def over_http(process: int, url: str, load: Load) -> Measured:
     """The load from this process, by the client of `libra replay` as that runs it: in the event loop it prefers, with
-    short slices from here on."""
+    short slices from here on. ``process`` serves at ``url``; its children are the engine."""
     ask_for_short_slices()
-    before, num_steps = server.processor_s(), _steps_told(server.url)
+    before, num_steps = processor_s(process), _steps_told(url)
     with asyncio.Runner(loop_factory=loop_factory(fastest_loop())) as runner:
-        measured = runner.run(_over_http(server.url, load))
-    processor_ms = {name: 1e3 * (after_s - before[name]) for name, after_s in server.processor_s().items()}
+        measured = runner.run(_over_http(url, load))
+    processor_ms = {name: 1e3 * (after_s - before[name]) for name, after_s in processor_s(process).items()}
     time.sleep(2.0 * SNAPSHOT_INTERVAL_S)
     return replace(
         measured,
         processor_ms_per_token=measured.processor_ms_per_token
         | {name: spent_ms / load.num_tokens for name, spent_ms in processor_ms.items()},
-        num_steps=_steps_told(server.url) - num_steps,
+        num_steps=_steps_told(url) - num_steps,
     )
 
 
@@ -117,17 +112,18 @@ async def _over_http(url: str, load: Load) -> Measured:
             return due_s, await client.post(bodies[number], f"overhead-{number}")
 
     sent = await asyncio.gather(*(send(number, started_s + s) for number, s in enumerate(load.arrivals_s())))
-    ended_s, processor_s = time.monotonic(), time.process_time() - before_s
+    ended_s, used_s = time.monotonic(), time.process_time() - before_s
     client.close()
     for _, answer in sent:
         if answer.fault is not None or answer.output_tokens != load.output_tokens:
             raise RuntimeError(f"a request failed: {answer.fault or answer.output_tokens}")
     return Measured(
-        [1e3 * (answer.token_times[0] - due_s) for due_s, answer in sent],
+        [1e3 * (answer.token_times[0] - answer.sent_s) for _, answer in sent],
         [1e3 * _engine_ttft_s(answer) for _, answer in sent],
         load.num_tokens / (ended_s - started_s),
-        {"client": 1e3 * processor_s / load.num_tokens},
+        {"client": 1e3 * used_s / load.num_tokens},
         num_steps=0,
+        send_lag_ms=1e3 * fmean(answer.sent_s - due_s for due_s, answer in sent),
     )
 
 
@@ -135,6 +131,8 @@ def _body(load: Load, number: int, prompt: tuple[int, ...]) -> bytes:
     body: dict[str, Any] = {
         "model": load.adapter(number), "prompt": prompt, "max_tokens": load.output_tokens, "ignore_eos": True,
         "temperature": 0, "stream": True, "stream_options": {"include_usage": True},
+        # The engine has, or will have, the same prompts without HTTP: neither side is to find the other's KV.
+        "cache_salt": "http",
     }  # fmt: skip
     return json.dumps(body).encode()
 
@@ -143,57 +141,3 @@ def _engine_ttft_s(answer: Answer) -> float:
     told = answer.server_times
     assert told is not None
     return told.queue_s + told.adapter_load_s + told.kv_load_s + told.prefill_s
-
-
-def serve_in_process(directory: Path, pipe: Pipe) -> None:
-    """The body of a process with an engine and no HTTP, built as the server builds its own: answers each Load that
-    comes through ``pipe`` with a Measured, until the other end closes or its process is gone."""
-    limit_openmp_spinning()
-    from libra.server.build import build_front, make_engine
-    from libra.server.settings import EngineSettings, ServerSettings
-
-    settings = ServerSettings("base", lora_dirs=(directory / "adapters",))
-    wanted = EngineSettings(partial(find_policy, "fastlibra"), directory)
-    engine = make_engine(build_front(settings, wanted))().engine
-    pipe.send(None)
-    with suppress(EOFError, ConnectionError):
-        while True:
-            pipe.send(_drive(engine, pipe.recv()))
-    engine.manager.memory.link.close()
-
-
-def _drive(engine: Any, load: Load) -> Measured:
-    """``engine`` is a libra Engine, which is not imported here for torch's sake."""
-    from libra.engine.sequence import SamplingParams
-    from libra.request import Request
-
-    scheduler, records, num_steps = engine.scheduler, engine.records, engine.num_steps
-    records.clear()
-    started_s, before_s = engine.clock.now() + _LEAD_S, time.process_time()
-    waiting = deque(zip(range(load.num_requests), load.prompts(), load.arrivals_s(), strict=True))
-    while waiting or scheduler.has_work:
-        while waiting:
-            number, prompt, arrival_s = waiting[0]
-            now_s, num_open = engine.clock.now(), load.num_requests - len(waiting) - len(records)
-            if load.request_rate is None:
-                is_due, due_s = num_open < load.concurrency, now_s
-            else:
-                due_s = started_s + arrival_s
-                is_due = due_s <= now_s
-            if not is_due:
-                break
-            waiting.popleft()
-            request = Request(number, due_s, load.adapter(number), load.output_tokens, prompt_token_ids=prompt)
-            engine.submit(request, SamplingParams())
-        next_s = started_s + waiting[0][2] if waiting and load.request_rate is not None else float("inf")
-        if not engine.step(next_s):
-            engine.clock.advance_to(min(next_s, engine.clock.now() + 5e-4))
-    ended_s, processor_s = engine.clock.now(), time.process_time() - before_s
-    ttft_ms = [1e3 * (record.first_token_s - record.arrival_s) for record in records]
-    return Measured(
-        ttft_ms,
-        ttft_ms,
-        load.num_tokens / (ended_s - started_s),
-        {"engine": 1e3 * processor_s / load.num_tokens},
-        engine.num_steps - num_steps,
-    )

@@ -1,7 +1,7 @@
 """How much `libra replay` can send: requests and streamed tokens per second, and how late it sends.
 
 `python -m bench.micro.replay_client`: Poisson arrivals against a stub in a process of its own, on this machine's cores.
-Writes results/micro/replay_client.json. Run it on an idle machine.
+Writes results/server/replay_client.json. Run it on an idle machine.
 """
 
 import json
@@ -56,7 +56,7 @@ def main(
     stub_loop: EventLoop = EventLoop.UVLOOP,
     repeats: int = 3,
     out: Annotated[Path | None, typer.Option(help="Where to write the figures.")] = Path(
-        "results/micro/replay_client.json"
+        "results/server/replay_client.json"
     ),
 ) -> None:
     """Sends the load ``repeats`` times and prints one JSON line for each."""

@@ -40,7 +40,8 @@ class _Pacer:
     """
 
     def __init__(self, options: StubOptions) -> None:
-        usage = b'data: {"choices":[],"usage":{"prompt_tokens":8,"completion_tokens":%d}}\n\n' % options.num_tokens
+        end = b'data: {"choices":[{"text":"","finish_reason":"length"}],'
+        usage = end + b'"usage":{"prompt_tokens":8,"completion_tokens":%d}}\n\n' % options.num_tokens
         self._token = _chunk(_TOKEN)
         self._last = _chunk(usage) + _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
         self._num_tokens, self._tpot_s = options.num_tokens, options.tpot_s

@@ -18,6 +18,14 @@ from bench.peers.comparison import Comparison
 from bench.peers.readme import readme_text
 from libra.errors import LibraError
 
+# What bench/peers/README.md calls the places that these options name.
+_PLACES = {
+    "--vllm": "VLLM/bin/vllm",
+    "--python": "SGLANG/bin/python",
+    "--sglang-python": "SGLANG/bin/python",
+    "--model": "DIR",
+}
+
 
 @contextmanager
 def peer_program() -> Iterator[None]:
@@ -60,11 +68,14 @@ def read_summaries(out: Path) -> dict[str, list[dict[str, str]]]:
 
 
 def command_line() -> str:
-    """The command that runs, with the last part only of every place on this machine."""
+    """The command that runs, with places by their names in bench/peers/README.md, and without ``--out``: the results
+    are for the directory that the program writes to by itself."""
     program = sys.modules["__main__"].__spec__
     name = f"python -m {program.name}" if program is not None else Path(sys.argv[0]).name
-    arguments = [Path(argument).name if argument.startswith("/") else argument for argument in sys.argv[1:]]
-    return f"{name} {shlex.join(arguments)}".strip()
+    words = [word for argument in sys.argv[1:] for word in argument.split("=", 1)]
+    pairs = zip(["", *words], words, strict=False)
+    said = [_PLACES.get(before, word) for before, word in pairs if "--out" not in (before, word)]
+    return f"{name} {shlex.join(said)}".strip()
 
 
 def _origin(versions: Mapping[str, str]) -> dict[str, object]:

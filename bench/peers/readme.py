@@ -10,22 +10,22 @@ INTRODUCTION = """# Policies against the systems they are modelled on
 
 Prompt tokens found in the cache, request by request, on the same tokens in the same order. Made from the CSV files
 here; `NAME.rows.csv.gz` has every request, `NAME.json` the command, the versions and the machine. How to install the
-peers: [bench/peers](../../bench/peers/README.md).
+peers, and what `VLLM`, `SGLANG` and `DIR` are: [bench/peers](../../bench/peers/README.md).
 """
 
 VLLM_TEXT = """## `vllm` against the real vLLM on CPU
 
-`python -m bench.peers.vllm_prefix`: a sequential multi-turn trace over several adapters, sent as token ids, each turn
-with vLLM's own answers as its history. Hits are vLLM's counter `vllm:prefix_cache_hits_total`; one of its blocks is its
-null block, so the policy gets one less.
+`python -m bench.peers.vllm_prefix --vllm VLLM/bin/vllm --model DIR`: a sequential multi-turn trace over several
+adapters, sent as token ids, each turn with vLLM's own answers as its history. Hits are vLLM's counter
+`vllm:prefix_cache_hits_total`; one of its blocks is its null block, so the policy gets one less.
 """
 
 SGLANG_TEXT = """## `sglang` against SGLang's own RadixCache
 
-`python -m bench.peers.sglang_radix`: a sequential multi-turn trace over many adapters (Zipf 1.5), with eviction on
-demand, as SGLang's scheduler asks for it. What differs: SGLang evicts whole nodes of its tree, a turn's prompt or
-answer at a time, so that it frees more tokens than were asked for ("beyond need"), and reckons with one page more than
-a request takes; the policy evicts block by block.
+`python -m bench.peers.sglang_radix --python SGLANG/bin/python`: a sequential multi-turn trace over many adapters (Zipf
+1.5), with eviction on demand, as SGLang's scheduler asks for it. What differs: SGLang evicts whole nodes of its tree, a
+turn's prompt or answer at a time, so that it frees more tokens than were asked for ("beyond need"), and reckons with
+one page more than a request takes; the policy evicts block by block.
 """
 
 TIMES_TEXT = """CPU time per request, in microseconds; both in Python. SGLang's figures are bare calls of its tree,

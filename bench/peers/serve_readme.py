@@ -12,14 +12,16 @@ INTRODUCTION = """# libra serve beside vLLM, on CPU
 
 `{command}`: the same chatbot traffic, sent open loop by
 `libra replay` to one server after the other, each alone on the machine ({cpu}, {cores} cores), with the same random
-model and adapters, {dtype}. libra {libra}, vLLM {vllm}. Means over {repeats} seeds with 95 % Student t intervals.
+model and adapters, {dtype}. libra {libra}, vLLM {vllm}. Means over {repeats} seeds{intervals}.
 summary.csv has every replay, compare.csv what `libra compare` says of the requests in pairs, requests.csv.gz every
 request, meta.json versions and machine; agreement.csv, if there, what three load generators measure of one libra server
-(`python -m bench.peers.agreement`).
+(`python -m bench.peers.agreement`). What `VLLM` and `DIR` are: [bench/peers](../../bench/peers/README.md).
 
 vLLM's adapter kernels for CPU are slow in mixed batches: at the load without adapters it would fall behind, so the load
 with adapters is lighter. This says what the two do on this CPU, and nothing of either on a GPU.
 """
+# With two, the 95 % interval is 12.7 standard errors wide to either side and says nothing.
+LEAST_SEEDS = 3
 COLUMNS = (
     ("mean_ttft_ms", "mean TTFT, ms"),
     ("p95_ttft_ms", "p95 TTFT, ms"),
@@ -39,6 +41,7 @@ def serve_readme(summary: Rows, meta: Mapping[str, Any]) -> str:
             cores=machine["cores"],
             dtype=meta["dtype"],
             repeats=len(seeds),
+            intervals=" with 95 % Student t intervals" if len(seeds) >= LEAST_SEEDS else ", too few for intervals",
             **meta["servers"],
         )
     ]
@@ -61,7 +64,7 @@ def _table(rows: Rows) -> str:
         for server in servers:
             values = [float(row[metric]) for row in rows if row["server"] == server and row[metric] not in (None, "")]
             figure = estimate(values)
-            cells.append(with_interval(figure.mean, figure.half_width))
+            cells.append(with_interval(figure.mean, figure.half_width if len(values) >= LEAST_SEEDS else None))
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     answered = [sum(int(float(row["completed"])) for row in rows if row["server"] == server) for server in servers]
     lines.append("| requests answered | " + " | ".join(map(str, answered)) + " |")

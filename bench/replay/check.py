@@ -77,13 +77,15 @@ def _percentile(values: FloatArray, percent: int) -> float | None:
 class UsageCheck:
     """How many finished requests have a usage that is missing, or that contradicts what was sent and streamed.
 
-    ``wrong_prompt``: prompt tokens are not those sent (only where token ids were sent); ``wrong_completion``: not those
-    streamed (only where the server sends token ids); ``wrong_length``: not as many as asked for; ``bundled``: fewer
-    events than tokens, so that gaps between events are not gaps between tokens.
+    ``uncounted``: nor did the server send token ids, so that nobody knows how many tokens there were; ``wrong_prompt``:
+    prompt tokens are not those sent (only where token ids were sent); ``wrong_completion``: not those streamed, or
+    fewer than events with text; ``wrong_length``: not as many as asked for; ``bundled``: fewer events than tokens, so
+    that gaps between events are not gaps between tokens.
     """
 
     checked: int
     missing: int
+    uncounted: int
     wrong_prompt: int
     wrong_completion: int
     wrong_length: int
@@ -99,18 +101,26 @@ def check_usage(observations: Sequence[Observation], *, exact_prompt: bool, aske
     """Holds the server's usage against the generator's own counts. ``asked_prompt_tokens``: the trace's, all told."""
     finished = [seen for seen in observations if seen.finished]
     told = [seen for seen in finished if seen.told_completion_tokens is not None]
+    counted = [seen for seen in finished if seen.told_completion_tokens is not None or seen.has_token_ids]
     told_prompt = sum(seen.told_prompt_tokens or 0 for seen in told)
     return UsageCheck(
         checked=len(told),
         missing=len(finished) - len(told),
+        uncounted=len(finished) - len(counted),
         wrong_prompt=sum(exact_prompt and seen.told_prompt_tokens != seen.record.prompt_tokens for seen in told),
-        wrong_completion=sum(
-            seen.has_token_ids and seen.told_completion_tokens != seen.streamed_tokens for seen in told
-        ),
-        wrong_length=sum(seen.record.output_tokens != seen.asked_output_tokens for seen in finished),
+        wrong_completion=sum(_contradicts(seen) for seen in told),
+        wrong_length=sum(seen.record.output_tokens != seen.asked_output_tokens for seen in counted),
         bundled=sum(len(seen.record.token_times) < seen.record.output_tokens for seen in finished),
         prompt_tokens_ratio=told_prompt / asked_prompt_tokens if told and asked_prompt_tokens else None,
     )
+
+
+def _contradicts(seen: Observation) -> bool:
+    """Whether the server counts other tokens than it streamed; an event with text and no ids is one or more."""
+    assert seen.told_completion_tokens is not None
+    if seen.has_token_ids:
+        return seen.told_completion_tokens != seen.streamed_tokens
+    return seen.told_completion_tokens < seen.streamed_tokens - seen.silent_events
 
 
 def count_failures(observations: Sequence[Observation]) -> dict[str, int]:

@@ -5,15 +5,19 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bench.exit_codes import FAILED, INTERRUPTED
+from bench.interrupts import Interrupts
 from bench.replay.settings import COMPLETIONS, AnswerSource, EventLoop, PromptForm, ReplaySettings
 from bench.report_options import ReportFlag, wants_report
 from libra.errors import LibraError
 from workloads.demand import ARRIVAL_FORMS, Demand
+
+if TYPE_CHECKING:
+    from bench.replay.outcome import ReplayOutcome
 
 _DEFAULTS = ReplaySettings(url="", workload="any")
 _SECRET_FLAGS = ("--api-key", "--header")
@@ -25,7 +29,8 @@ def replay(
     trace: Annotated[Path | None, typer.Option(help="A libra trace or a published one.")] = None,
     num_loras: Annotated[int | None, typer.Option(help="Number of adapters.")] = None,
     request_rate: Annotated[
-        float | None, typer.Option(help=f"Requests per second.  [default: {Demand.request_rate:g}, a trace's own]")
+        float | None,
+        typer.Option(help=f"Requests per second; inf: all at once.  [default: {Demand.request_rate:g}, a trace's own]"),
     ] = None,
     duration: Annotated[float | None, typer.Option(help="Seconds of arrivals.  [default: 60, all of a trace]")] = None,
     popularity: Annotated[
@@ -64,9 +69,9 @@ def replay(
         AnswerSource,
         typer.Option(help="Later turns hold the trace's answers, or the server's own."),
     ] = _DEFAULTS.answers,
-    max_concurrency: Annotated[int | None, typer.Option(help="Requests under way at a time.  [default: no limit]")] = (
-        None
-    ),
+    max_concurrency: Annotated[
+        int | None, typer.Option(help="Requests under way at a time, shared among --workers.  [default: no limit]")
+    ] = None,
     num_warmups: Annotated[
         int, typer.Option(help="Requests to the base model before the run; they count nowhere.")
     ] = _DEFAULTS.num_warmups,
@@ -109,12 +114,8 @@ def replay(
 
     Exits with 1 when the run is INVALID: failed requests, missed objectives, a late sender, wrong counts.
     """
-    from rich.console import Console
-
     from bench.output import prepare_output
-    from bench.replay.report import print_replay, replay_line, run_info, write_replay
     from bench.replay.run import run_replay
-    from bench.report.render import renew_report
 
     settings = ReplaySettings(
         url=url,
@@ -157,28 +158,46 @@ def replay(
     with_report = wants_report(report, out)
     if out is not None:
         prepare_output(out)
-    outcome = run_replay(settings, _headers(api_key, header or []), disable_tqdm=disable_tqdm)
-    for warning in outcome.trace.header.warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    if out is not None:
-        write_replay(out, outcome, run_info(settings, outcome, _command(sys.argv[1:])))
-        renew_report(out, with_report)
-    print_replay(Console(), settings, outcome)
-    typer.echo(replay_line(settings, outcome))
+    headers = _headers(api_key, header or [])
+    with Interrupts() as interrupts:
+        outcome = run_replay(settings, headers, interrupts, disable_tqdm=disable_tqdm)
+        _report(settings, outcome, with_report)
     if outcome.partial:
         raise typer.Exit(INTERRUPTED)
     if not outcome.verdict.valid:
         raise typer.Exit(FAILED)
 
 
+def _report(settings: ReplaySettings, outcome: "ReplayOutcome", with_report: bool) -> None:
+    """Writes the files and prints the figures, also where the files cannot be written."""
+    from rich.console import Console
+
+    from bench.replay.report import print_replay, replay_line, run_info, write_replay
+    from bench.report.render import renew_report
+
+    for warning in outcome.trace.header.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    try:
+        if settings.out is not None:
+            write_replay(settings.out, outcome, run_info(settings, outcome, _command(sys.argv[1:])))
+            renew_report(settings.out, with_report)
+    finally:
+        print_replay(Console(), settings, outcome)
+        typer.echo(replay_line(settings, outcome))
+
+
 def _headers(api_key: str | None, pairs: list[str]) -> dict[str, str]:
+    """What goes with every request. A key out of the environment gives way to a header of one's own."""
     headers = {}
     for pair in pairs:
         name, separator, value = pair.partition("=")
         if not separator or not name.strip() or not (name + value).isprintable():
             raise LibraError(f"--header {name}: write NAME=VALUE on one line")
         headers[name.strip()] = value.strip()
-    key = api_key or os.environ.get("OPENAI_API_KEY")
+    is_told = any(name.lower() == "authorization" for name in headers)
+    if is_told and api_key:
+        raise LibraError("--api-key and --header Authorization are for the same thing; leave one out")
+    key = api_key or (None if is_told else os.environ.get("OPENAI_API_KEY"))
     if key:
         if not key.isprintable():
             raise LibraError("--api-key: holds a line break or another character that no header can carry")

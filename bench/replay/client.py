@@ -42,6 +42,7 @@ class Client:
         ]
         self._head = "\r\n".join(lines).encode() + b"\r\n"
         self._active: set[Connection] = set()
+        self._connecting: set[asyncio.Timeout] = set()
         self._stopped = False
         self.num_reconnects = 0
 
@@ -72,8 +73,12 @@ class Client:
         return answer
 
     def stop(self) -> None:
-        """Ends every exchange under way; each ``post`` returns what it has, with the fault ``interrupted``."""
+        """Ends every exchange under way; each ``post`` returns what it has, with the fault ``interrupted``. To be
+        called from within the event loop."""
         self._stopped = True
+        for limit in self._connecting:
+            if not limit.expired():
+                limit.reschedule(0.0)
         for connection in tuple(self._active):
             connection.abandon(_STOPPED)
 
@@ -96,14 +101,22 @@ class Client:
 
     async def _connect(self, reader: AnswerReader) -> Connection | None:
         """A new connection, or None with the fault in the reader's answer."""
+        limit = asyncio.timeout(0.0 if self._stopped else self._timeout_s)
+        self._connecting.add(limit)
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with limit:
                 return await self._connections.open()
-        except TimeoutError:
-            reader.answer.fault = Fault(FaultKind.CONNECT, f"no connection in {self._timeout_s:g} s")
-        except OSError as error:
-            reader.answer.fault = Fault(FaultKind.CONNECT, error.strerror or str(error))
+        except OSError as error:  # a TimeoutError is one: the limit's, or the system's own
+            reader.answer.fault = self._connect_fault(error, at_limit=limit.expired())
+        finally:
+            self._connecting.discard(limit)
         return None
+
+    def _connect_fault(self, error: OSError, *, at_limit: bool) -> Fault:
+        if at_limit and self._stopped:
+            return _STOPPED
+        reason = f"no connection in {self._timeout_s:g} s" if at_limit else error.strerror or str(error)
+        return Fault(FaultKind.CONNECT, reason)
 
     def _send(self, connection: Connection, request: bytes, reader: AnswerReader) -> Exchange:
         left_s = max(reader.answer.sent_s + self._timeout_s - time.monotonic(), 0.0)

@@ -2,16 +2,15 @@
 
 import asyncio
 import multiprocessing
-import signal
-import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, cast
 
+from bench.interrupts import Interrupts
 from bench.replay.answer import Answer
 from bench.replay.job import STOP, Job, JobResult, loop_factory, work
 from bench.replay.observation import Observation
@@ -32,7 +31,7 @@ _LOOK_S = 0.25
 @dataclass(frozen=True)
 class SentTraffic:
     """All senders together. ``start_s`` is time zero on ``time.monotonic``; ``processor_s`` their processor time;
-    ``complete`` is False after an interrupt; ``loop`` is the senders' event loop."""
+    ``complete`` is False where an interrupt stopped a sender; ``loop`` is the senders' event loop."""
 
     observations: list[Observation]
     num_reconnects: int
@@ -43,8 +42,11 @@ class SentTraffic:
     loop: EventLoop
 
 
-def send_traffic(job: Job, num_workers: int, on_progress: Callable[[float, int], None]) -> SentTraffic:
-    """Sends the job's requests from ``num_workers`` processes. Ctrl-C stops them and keeps what there is.
+def send_traffic(
+    job: Job, num_workers: int, on_progress: Callable[[float, int], None], interrupts: Interrupts | None = None
+) -> SentTraffic:
+    """Sends the job's requests from ``num_workers`` processes. An interrupt stops them and keeps what there is: they
+    are held from the first request on, for as long as this takes or, where the caller has ``interrupts``, by those.
 
     Raises LibraError when a sender dies.
     """
@@ -59,10 +61,12 @@ def send_traffic(job: Job, num_workers: int, on_progress: Callable[[float, int],
         pipes = [stack.enter_context(_sender(job)) for job in jobs]
         for pipe in pipes:
             _receive(pipe)
+        interrupts = interrupts or stack.enter_context(Interrupts())
+        interrupts.hold()
         start_s = time.monotonic() + _LEAD_S
         for pipe in pipes:
             pipe.send(start_s)
-        results, complete = _gather(pipes, start_s, on_progress)
+        results = _gather(pipes, start_s, on_progress, interrupts)
     observations = sorted((seen for result in results for seen in result.observations), key=lambda seen: seen.record.id)
     return SentTraffic(
         observations,
@@ -70,7 +74,7 @@ def send_traffic(job: Job, num_workers: int, on_progress: Callable[[float, int],
         start_s,
         max((result.end_s for result in results), default=0.0),
         sum(result.processor_s for result in results),
-        complete,
+        not any(result.stopped for result in results),
         job.loop,
     )
 
@@ -78,7 +82,8 @@ def send_traffic(job: Job, num_workers: int, on_progress: Callable[[float, int],
 def warm_up(job: Job, num_requests: int) -> None:
     """Sends ``num_requests`` requests of their own prompts to the base model, all at once, and waits for them.
 
-    No adapter is loaded and no prefix of the trace is cached by this. Raises LibraError when one of them fails.
+    No adapter is loaded and no prefix of the trace is cached by this. Raises LibraError when one of them fails, or
+    comes back without the token ids that later turns will need.
     """
     requests = [
         Request(id=number, arrival_s=0.0, adapter=None, output_tokens=8, prompt=(Segment(f"warm-up {number}", 0, 64),))
@@ -89,6 +94,11 @@ def warm_up(job: Job, num_requests: int) -> None:
             raise LibraError(
                 f"{job.address}{job.endpoint}: the warm-up request failed ({answer.fault}); "
                 "mend the server or the options, or skip it with --num-warmups 0"
+            )
+        if job.body.ask_token_ids and not answer.has_token_ids:
+            raise LibraError(
+                f"{job.address}{job.endpoint}: returns no token ids (return_token_ids), which --answers server is to "
+                "send back; add --prompt text, or use --answers recorded"
             )
 
 
@@ -131,40 +141,26 @@ def _receive(pipe: Pipe) -> object:
 
 
 def _gather(
-    pipes: list[Pipe], start_s: float, on_progress: Callable[[float, int], None]
-) -> tuple[list[JobResult], bool]:
+    pipes: list[Pipe], start_s: float, on_progress: Callable[[float, int], None], interrupts: Interrupts
+) -> list[JobResult]:
     """Collects the results, showing progress; an interrupt asks every sender to stop and then goes on collecting."""
     results: dict[int, JobResult] = {}
     num_done = dict.fromkeys(range(len(pipes)), 0)
     told_to_stop = False
-    with _noted_interrupts() as interrupts:
-        while len(results) < len(pipes):
-            open_pipes = [pipe for index, pipe in enumerate(pipes) if index not in results]
-            for ready in wait(open_pipes, timeout=_LOOK_S):
-                index = next(index for index, pipe in enumerate(pipes) if pipe is ready)
-                message = _receive(pipes[index])
-                if isinstance(message, JobResult):
-                    results[index] = message
-                    num_done[index] = len(message.observations)
-                elif isinstance(message, int):
-                    num_done[index] = message
-            on_progress(max(time.monotonic() - start_s, 0.0), sum(num_done.values()))
-            if interrupts and not told_to_stop:
-                told_to_stop = True
-                for pipe in open_pipes:
-                    pipe.send(STOP)
-    return list(results.values()), not told_to_stop
-
-
-@contextmanager
-def _noted_interrupts() -> "Iterator[list[int]]":
-    """Ctrl-C only notes itself in the list meanwhile: raised within a message, it would cut that in two."""
-    if threading.current_thread() is not threading.main_thread():
-        yield []
-        return
-    noted: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
-    try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGINT, before)
+    while len(results) < len(pipes):
+        for ready in wait([pipe for index, pipe in enumerate(pipes) if index not in results], timeout=_LOOK_S):
+            index = next(index for index, pipe in enumerate(pipes) if pipe is ready)
+            message = _receive(pipes[index])
+            if isinstance(message, JobResult):
+                results[index] = message
+                num_done[index] = len(message.observations)
+            elif isinstance(message, int):
+                num_done[index] = message
+        on_progress(max(time.monotonic() - start_s, 0.0), sum(num_done.values()))
+        if interrupts.noted and not told_to_stop:
+            told_to_stop = True
+            for index in num_done.keys() - results.keys():
+                # One that has just ended takes no more words, but its result waits in the pipe.
+                with suppress(OSError):
+                    pipes[index].send(STOP)
+    return list(results.values())

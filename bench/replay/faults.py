@@ -16,6 +16,7 @@ class FaultKind(StrEnum):
     NOT_STREAMED = "not streamed"
     CUT_SHORT = "cut short"
     EMPTY = "no tokens"
+    NO_TOKEN_IDS = "no token ids"
     INTERRUPTED = "interrupted"
 
 

@@ -125,8 +125,8 @@ def work(job: Job, pipe: Pipe) -> None:
     # could free is what asyncio leaves of a closed connection, 1 KiB each.
     gc.disable()
     with asyncio.Runner(loop_factory=loop_factory(job.loop)) as runner:
-        result = runner.run(run_job(job, upcoming, start_s, pipe))
-    pipe.send(result)
+        # Before the loop is closed, which waits for a name server where one was asked.
+        pipe.send(runner.run(run_job(job, upcoming, start_s, pipe)))
 
 
 def raise_file_limit() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -45,12 +46,14 @@ class AdapterRow:
 @dataclass(frozen=True)
 class Fairness:
     """``worst_adapter`` has the lowest share of requests that met the objectives, or the highest mean TTFT where there
-    are none. ``jain_index`` is over the adapters' mean TTFTs. Slowdowns are of all requests to adapters over those to
+    are none; the ``starved_adapters``, of which nothing finished, are worse than all others. ``jain_index`` is over the
+    mean TTFTs of those that were served. Slowdowns are of all requests to adapters over those to
     the base model. ``mix_distance`` is the total variation between the mix asked for and the mix achieved."""
 
     worst_adapter: str | None
     worst_slo_attainment: float | None
     worst_mean_ttft_ms: float | None
+    starved_adapters: int
     jain_index: float | None
     mix_distance: float | None
     ttft_slowdown: float | None
@@ -87,7 +90,7 @@ _METRICS = ("mean_ttft_ms", "p95_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "mean_
 
 
 def fairness(outcome: ReplayOutcome, rows: Sequence[AdapterRow]) -> Fairness:
-    """Fairness across the adapters that were served."""
+    """Fairness across the adapters."""
     summary = outcome.summary
     worst = worst_served(rows)
     name = worst.adapter if worst is not None else summary.worst_adapter
@@ -96,6 +99,7 @@ def fairness(outcome: ReplayOutcome, rows: Sequence[AdapterRow]) -> Fairness:
         worst_adapter=name,
         worst_slo_attainment=None if worst is None else worst.slo_attainment,
         worst_mean_ttft_ms=None if name is None else _figure(summary, name, "mean_ttft_ms"),
+        starved_adapters=len(summary.starved_adapters),
         jain_index=summary.mean("jain_index"),
         mix_distance=mix_distance(achieved_mix(outcome.trace, outcome.observations)),
         ttft_slowdown=_weighted(adapters, "ttft_slowdown"),
@@ -104,11 +108,15 @@ def fairness(outcome: ReplayOutcome, rows: Sequence[AdapterRow]) -> Fairness:
 
 
 def worst_served(rows: Sequence[AdapterRow]) -> AdapterRow | None:
-    """The adapter within the objectives least often, of equals the one that waits longest; None without objectives."""
+    """The adapter within the objectives least often, of equals the one that waits longest, or for ever; None without
+    objectives."""
     judged = [row for row in rows if row.slo_attainment is not None and row.adapter != BASE_MODEL]
-    return min(
-        judged, key=lambda row: (row.slo_attainment or 0.0, -(row.mean_ttft_ms or 0.0), row.adapter), default=None
-    )
+
+    def rank(row: AdapterRow) -> tuple[float, float, str]:
+        ttft_ms = math.inf if row.mean_ttft_ms is None else row.mean_ttft_ms
+        return row.slo_attainment or 0.0, -ttft_ms, row.adapter
+
+    return min(judged, key=rank, default=None)
 
 
 def mix_csv(rows: Sequence[AdapterRow]) -> str:
@@ -150,11 +158,18 @@ def fairness_line(figures: Fairness) -> str:
     """Fairness in words."""
     parts = []
     if figures.worst_adapter is not None:
-        worst = f"worst adapter {figures.worst_adapter}: mean TTFT {compact(figures.worst_mean_ttft_ms)} ms"
+        worst = f"worst adapter {figures.worst_adapter}: "
+        if figures.worst_mean_ttft_ms is None:
+            worst += "nothing finished"
+        else:
+            worst += f"mean TTFT {compact(figures.worst_mean_ttft_ms)} ms"
         if figures.worst_slo_attainment is not None:
             worst += f", {figures.worst_slo_attainment:.1%} within the objectives"
         parts.append(worst)
-    parts.append(f"Jain's index of mean TTFT {compact(figures.jain_index)}")
+    if figures.starved_adapters:
+        parts.append(f"{figures.starved_adapters:,} adapters finished nothing")
+    others = " over the others" if figures.starved_adapters else ""
+    parts.append(f"Jain's index of mean TTFT {compact(figures.jain_index)}{others}")
     if figures.mix_distance is not None:
         parts.append(f"mix achieved is {figures.mix_distance:.1%} off the mix asked for")
     if figures.ttft_slowdown is not None:

@@ -13,8 +13,9 @@ from libra.request import Request
 class Observation:
     """One request. Times are seconds from the start of the run; None where the request never got there.
 
-    ``send_lag_s`` is the generator's own delay, ``slot_wait_s`` the wait for a free slot under --max-concurrency; both
-    are inside the record's latencies, which count from the scheduled arrival. ``sent_s`` is when the last attempt
+    ``send_lag_s`` is the generator's own delay up to the first attempt, ``slot_wait_s`` the wait for a free slot under
+    --max-concurrency. An attempt begins with opening a connection where none is idle, as every client's does. Both are
+    inside the record's latencies, which count from the scheduled arrival. ``sent_s`` is when the last attempt
     began. ``faults`` has the label of every attempt that failed. The ``told_`` counts are the server's.
     """
 
@@ -27,6 +28,7 @@ class Observation:
     attempts: int = 0
     faults: tuple[str, ...] = ()
     streamed_tokens: int = 0
+    silent_events: int = 0
     has_token_ids: bool = False
     told_prompt_tokens: int | None = None
     told_completion_tokens: int | None = None
@@ -64,6 +66,7 @@ def take_in(observation: Observation, answer: Answer, start_s: float, *, exact_p
     """
     record = observation.record
     observation.streamed_tokens = answer.streamed_tokens
+    observation.silent_events = answer.silent_events
     observation.has_token_ids = answer.has_token_ids
     observation.told_prompt_tokens = answer.prompt_tokens
     observation.told_completion_tokens = answer.completion_tokens

@@ -68,6 +68,7 @@ def conclude(
             slo_target=settings.slo_target,
             max_send_lag_ms=settings.max_send_lag_ms,
             objectives=str(objectives),
+            pages_not_scraped=_pages_not_scraped(scraped) if scraped is not None else 0,
         )
     )
     result.extra |= {
@@ -121,6 +122,10 @@ def failures_by_adapter(observations: list[Observation]) -> Counter[str]:
     )
 
 
+def _pages_not_scraped(scraped: Scraped) -> int | None:
+    return None if scraped.is_lost else scraped.num_failed
+
+
 def _usage(settings: ReplaySettings, trace: Trace, counted: list[Observation]) -> UsageCheck:
     asked = {request.id: request.num_prompt_tokens for request in trace.requests}
     told = [seen for seen in counted if seen.finished and seen.told_prompt_tokens is not None]
@@ -159,7 +164,7 @@ def _result(
             "num_reconnects": traffic.num_reconnects,
             "loop": traffic.loop,
             "retried": count_retries(traffic.observations),
-            "pages_not_scraped": scraped.num_failed if scraped is not None else None,
+            "pages_not_scraped": _pages_not_scraped(scraped) if scraped is not None else None,
         },
     )
 

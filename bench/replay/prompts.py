@@ -3,7 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -54,8 +54,12 @@ class BodyWriter(ABC):
             fields["include_metrics"] = True
         self._end = json.dumps(fields | dict(options.extra), separators=(",", ":"))[1:].encode()
 
+    def as_sent(self, request: Request, answers: Answers) -> Request:
+        """The request with the lengths of the prompt that ``write`` makes of it, where they can be known."""
+        return request
+
     def write(self, request: Request, answers: Answers) -> bytes:
-        """The body; where ``answers`` has what the server said for an earlier turn, that is sent back."""
+        """The body of a request ``as_sent``; what the server said for an earlier turn is sent back from ``answers``."""
         length = b'"%s":%d,' % (self._length_field.encode(), request.output_tokens)
         if self._exact_length:
             length += b'"ignore_eos":true,"min_tokens":%d,' % request.output_tokens
@@ -74,6 +78,13 @@ class TokenIdBodies(BodyWriter):
     """Prompts as token ids, exactly those that the engine and the simulator see."""
 
     is_exact = True
+
+    def as_sent(self, request: Request, answers: Answers) -> Request:
+        """An answer that is shorter than the recorded one leaves less to send back."""
+        if not any(segment.id in answers for segment in request.prompt):
+            return request
+        segments = (_within(segment, answers.get(segment.id)) for segment in request.prompt)
+        return replace(request, prompt=tuple(segment for segment in segments if segment.length))
 
     def _prompt(self, request: Request, answers: Answers) -> bytes:
         if request.prompt_token_ids is not None:
@@ -118,6 +129,13 @@ class ChatBodies(BodyWriter):
             else:
                 messages.append({"role": role, "content": text})
         return messages
+
+
+def _within(segment: Segment, answer: Answer | None) -> Segment:
+    """What ``answer`` has of a segment that it stands for."""
+    if answer is None:
+        return segment
+    return segment._replace(length=min(segment.length, max(len(answer.token_ids) - segment.start, 0)))
 
 
 @lru_cache(maxsize=_CACHED_SEGMENTS)

@@ -12,14 +12,14 @@ _DETAIL_CHARACTERS = 160
 
 def plain_fault(head: Head, body: bytes) -> Fault:
     """The fault of a response that is no event stream."""
-    detail = _plain_detail(body)
+    detail = error_detail(body)
     if head.status == 200:
         return Fault(FaultKind.NOT_STREAMED, detail or head.headers.get("content-type", "no content type"))
     retry_after_s = _retry_after(head.headers.get("retry-after", ""))
     return Fault(FaultKind.HTTP, detail, head.status, retry_after_s)
 
 
-def _plain_detail(body: bytes) -> str:
+def error_detail(body: bytes) -> str:
     """The message in a body that is an error object of OpenAI's shape or of FastAPI's, or the start of the body."""
     text = body.decode("utf-8", errors="replace")
     try:
@@ -38,7 +38,7 @@ def error_message(error: object) -> str:
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
+    line = " ".join(text.encode(errors="replace").decode().split())  # half a surrogate pair fits into no file
     return line if len(line) <= _DETAIL_CHARACTERS else line[: _DETAIL_CHARACTERS - 1] + "…"
 
 

@@ -49,7 +49,7 @@ def print_replay(console: Console, settings: ReplaySettings, outcome: ReplayOutc
         duration_s=max(outcome.result.duration_s - settings.warmup_s, 1e-9),
         request_rate=outcome.trace.request_rate,
         max_concurrency=settings.max_concurrency,
-        request_goodput=outcome.summary.mean("request_goodput"),
+        objectives=parse_objectives(settings.goodput),
     )
     console.print(Text(result_block(outcome.counted, facts)), highlight=False)
     print_safely(

@@ -5,7 +5,7 @@ Runs in a process of its own: reading a page of metrics takes milliseconds that 
 
 import multiprocessing
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPException
@@ -18,6 +18,8 @@ from libra.errors import LibraError
 PATH = "/metrics"
 _TIMEOUT_S = 5.0
 _JOIN_S = 5.0
+# Buckets of histograms, times of creation, and facts written as labels: no quantity to follow.
+_SKIPPED = ("_bucket", "_created", "_info")
 # Labels that say which server it is rather than what is counted.
 _IDENTITY_LABELS = frozenset({"model_name", "engine", "engine_index", "policy"})
 # What the timeline of an engine calls the samples of a libra or vLLM server.
@@ -44,11 +46,13 @@ COUNTER_NAMES = {
 @dataclass(frozen=True)
 class Scraped:
     """``columns`` has ``time_s`` and one list per sample, NaN where a page lacks it. ``counters`` say by how much
-    counters grew over the run. ``num_failed`` pages could not be read."""
+    counters grew over the run. ``num_failed`` pages could not be read. ``is_lost``: the scraper died, and took with it
+    what it had."""
 
     columns: dict[str, list[float]] = field(default_factory=dict)
     counters: dict[str, float] = field(default_factory=dict)
     num_failed: int = 0
+    is_lost: bool = False
 
 
 class Timeline:
@@ -79,20 +83,26 @@ class Timeline:
 
 
 def read_page(page: str) -> dict[str, float]:
-    """Sample name with its labels -> value; samples that differ only in which server they are of are added up.
+    """Sample name with its labels -> value, without what is ``_SKIPPED``. Raises ValueError.
 
-    Buckets of histograms are left out, and so are the ``_created`` times. Raises ValueError.
+    Samples that differ only in which server they are of are added up, shares (``_perc``) averaged.
     """
     from prometheus_client.parser import text_string_to_metric_families
 
-    samples: dict[str, float] = {}
-    for family in text_string_to_metric_families(page):
-        for sample in family.samples:
-            if sample.name.endswith(("_bucket", "_created")):
-                continue
-            name = _column(sample.name, sample.labels)
-            samples[name] = samples.get(name, 0.0) + float(sample.value)
-    return samples
+    try:
+        families = list(text_string_to_metric_families(page))
+    except Exception as error:  # in a damaged page the parser stumbles over whatever it meets
+        raise ValueError(f"no page of metrics: {error}") from error
+    values: dict[str, list[float]] = {}
+    shares = set()
+    for sample in (sample for family in families for sample in family.samples):
+        if sample.name.endswith(_SKIPPED):
+            continue
+        name = _column(sample.name, sample.labels)
+        values.setdefault(name, []).append(float(sample.value))
+        if sample.name.endswith("_perc"):
+            shares.add(name)
+    return {name: sum(same) / (len(same) if name in shares else 1) for name, same in values.items()}
 
 
 def _column(name: str, labels: Mapping[str, str]) -> str:
@@ -115,13 +125,17 @@ def check_scraping(address: Address, headers: Mapping[str, str]) -> None:
 
 @dataclass
 class Scraper:
-    """The scraping process. ``stop`` ends it and returns what it gathered, times as of ``time.monotonic``."""
+    """The scraping process. ``stop`` ends it and returns what it gathered, times as of ``time.monotonic``; where it has
+    died, that it is lost."""
 
     _pipe: Pipe
 
     def stop(self) -> Scraped:
-        self._pipe.send(None)
-        result = self._pipe.recv()
+        try:
+            self._pipe.send(None)
+            result = self._pipe.recv()
+        except (EOFError, OSError):
+            return Scraped({"time_s": []}, is_lost=True)
         assert isinstance(result, Scraped)
         return result
 
@@ -149,11 +163,7 @@ def _scrape(address: Address, headers: Mapping[str, str], interval_s: float, pip
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     timeline = Timeline()
-    next_s = time.monotonic()
-    stopping = False
-    while not stopping:
-        stopping = pipe.poll(max(next_s - time.monotonic(), 0.0))
-        next_s += interval_s
+    for _ in at_intervals(interval_s, pipe.poll):
         try:
             status, body = get(address, PATH, headers, _TIMEOUT_S)
             if status != 200:
@@ -166,3 +176,18 @@ def _scrape(address: Address, headers: Mapping[str, str], interval_s: float, pip
         pipe.send(timeline.scraped())
     except (EOFError, OSError):
         return  # the parent is gone, and with it whoever wanted the result
+
+
+def at_intervals(
+    interval_s: float, wait: Callable[[float], bool], clock: Callable[[], float] = time.monotonic
+) -> Iterator[None]:
+    """Yields at once, then every ``interval_s`` seconds, and a last time when ``wait`` says that the end has come.
+
+    What a long turn has missed is not made up for.
+    """
+    next_s = clock()
+    ending = False
+    while not ending:
+        ending = wait(max(next_s - clock(), 0.0))
+        yield
+        next_s = max(next_s + interval_s, clock())

@@ -1,11 +1,12 @@
 """The open loop: every request goes out at its time on an absolute schedule, whatever became of those before it."""
 
 import asyncio
+import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from bench.replay.answer import Answer
 from bench.replay.client import Client, Exchange
@@ -31,6 +32,16 @@ class SendOptions:
     id_prefix: str = "libra"
 
 
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    """A request that has waited for a slot since ``ready_s``."""
+
+    observation: Observation
+    request: Request
+    body: bytes
+    ready_s: float
+
+
 class Sender:
     """Sends requests and gathers observations, one per request that came to be due, in ``observations``.
 
@@ -52,11 +63,12 @@ class Sender:
         self._models = models
         self._options = options
         self._on_done = on_done
-        self._slots = None if options.max_concurrency is None else asyncio.Semaphore(options.max_concurrency)
+        self._free_slots = math.inf if options.max_concurrency is None else options.max_concurrency
+        self._queue: deque[_Queued] = deque()
         self._ended: list[RequestRecord] = []  # what Upcoming reads; it only grows
         self._answers: dict[str, Answer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._waiting: set[asyncio.Task[Any]] = set()  # tasks that have nothing under way at the server
+        self._backing_off: set[asyncio.Task[None]] = set()  # between two attempts
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None
         self._start_s = 0.0
@@ -82,8 +94,10 @@ class Sender:
         self.stopped = True
         for depart in self._client.departures.clear():
             depart()
+        while self._queue:
+            self._note_unsent(self._queue.popleft().observation)
         self._changed.set()
-        for task in self._waiting:
+        for task in self._backing_off:
             task.cancel()
         self._client.stop()
 
@@ -98,18 +112,25 @@ class Sender:
         timer.cancel()
 
     def _launch(self, request: Request) -> None:
-        body = self._writer.write(request, self._answers)
-        self._client.departures.add(self._start_s + request.arrival_s, partial(self._depart, request, body))
+        sent = self._writer.as_sent(request, self._answers)
+        body = self._writer.write(sent, self._answers)
+        self._client.departures.add(self._start_s + sent.arrival_s, partial(self._depart, sent, body))
 
     def _depart(self, request: Request, body: bytes) -> None:
-        """Sends a request whose time has come: at once where it needs neither a slot nor a new connection."""
+        """Sends a request whose time has come, or has it wait for a slot."""
         observation = scheduled(request, self._models[request.adapter])
         if self.stopped:
             self._note_unsent(observation)
-            return
-        lag_s = max(time.monotonic() - self._start_s - request.arrival_s, 0.0)
-        begun = None if self._slots is not None else self._client.begin(body, *self._terms(request))
-        task = asyncio.create_task(self._serve(observation, lag_s, request, body, begun))
+        elif self._free_slots > 0:
+            self._send(observation, request, body)
+        else:
+            self._queue.append(_Queued(observation, request, body, time.monotonic()))
+
+    def _send(self, observation: Observation, request: Request, body: bytes) -> None:
+        """Takes a slot and sends: at once where a connection waits for a request, else from the request's task."""
+        self._free_slots -= 1
+        begun = self._client.begin(body, *self._terms(request))
+        task = asyncio.create_task(self._serve(observation, request, body, begun))
         self._tasks.add(task)
         task.add_done_callback(self._forget)
 
@@ -124,13 +145,7 @@ class Sender:
             self._failure = task.exception()
             self.stop()
 
-    async def _serve(
-        self, observation: Observation, lag_s: float, request: Request, body: bytes, begun: Exchange | None
-    ) -> None:
-        if begun is None and not await self._reach_slot(observation):
-            self._note_unsent(observation)
-            return
-        observation.send_lag_s = lag_s
+    async def _serve(self, observation: Observation, request: Request, body: bytes, begun: Exchange | None) -> None:
         try:
             answer = await self._attempts(observation, request, body, begun)
         finally:
@@ -151,31 +166,13 @@ class Sender:
         if self._on_done is not None:
             self._on_done(len(self.observations))
 
-    async def _reach_slot(self, observation: Observation) -> bool:
-        """Waits for a slot, and notes how long. Whether the request may still be sent."""
-        if self._slots is not None and not self.stopped:
-            ready_s = time.monotonic()
-            if not await self._wait(self._slots.acquire()):
-                return False
-            observation.slot_wait_s = time.monotonic() - ready_s
-        return not self.stopped
-
-    async def _wait(self, something: Awaitable[object]) -> bool:
-        """Awaits something while nothing of the request is under way at the server. False: ``stop`` has ended it."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._waiting.add(task)
-        try:
-            await something
-        except asyncio.CancelledError:  # by stop
-            return False
-        finally:
-            self._waiting.discard(task)
-        return True
-
     def _leave_slot(self) -> None:
-        if self._slots is not None:
-            self._slots.release()
+        """Gives the slot to whoever has waited longest, and sends that request."""
+        self._free_slots += 1
+        if self._queue:
+            queued = self._queue.popleft()
+            queued.observation.slot_wait_s = time.monotonic() - queued.ready_s
+            self._send(queued.observation, queued.request, queued.body)
 
     async def _attempts(
         self, observation: Observation, request: Request, body: bytes, begun: Exchange | None
@@ -186,8 +183,9 @@ class Sender:
         while True:
             answer = await self._client.post(body, identifier, keep, begun)
             begun = None
-            observation.attempts += 1
-            observation.sent_s = answer.sent_s - self._start_s
+            self._note_attempt(observation, answer)
+            if answer.fault is None and keep and self._writer.is_exact and not answer.token_ids:
+                answer.fault = Fault(FaultKind.NO_TOKEN_IDS, "the server ignores return_token_ids")
             if answer.fault is None:
                 return answer
             observation.faults += (answer.fault.label,)
@@ -196,9 +194,30 @@ class Sender:
             backoff_s = answer.fault.retry_after_s
             if backoff_s is None:
                 backoff_s = _FIRST_BACKOFF_S * 2.0 ** (observation.attempts - 1)
-            if not await self._wait(asyncio.sleep(backoff_s)):
+            if not await self._back_off(backoff_s):
                 answer.fault = Fault(FaultKind.INTERRUPTED, "the run was stopped between two attempts")
                 return answer
+
+    def _note_attempt(self, observation: Observation, answer: Answer) -> None:
+        """Notes when an attempt began, and of the first how late that was beyond the wait for a slot."""
+        observation.attempts += 1
+        observation.sent_s = answer.sent_s - self._start_s
+        if observation.send_lag_s is None:
+            late_s = observation.sent_s - observation.record.arrival_s - observation.slot_wait_s
+            observation.send_lag_s = max(late_s, 0.0)
+
+    async def _back_off(self, duration_s: float) -> bool:
+        """Sleeps between two attempts. False: ``stop`` has ended it."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._backing_off.add(task)
+        try:
+            await asyncio.sleep(duration_s)
+        except asyncio.CancelledError:  # by stop
+            return False
+        finally:
+            self._backing_off.discard(task)
+        return True
 
 
 def _cancelled(record: RequestRecord, models: Mapping[str | None, str]) -> Observation:

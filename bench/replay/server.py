@@ -2,11 +2,12 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from bench.replay.http import Address
 from bench.replay.server_info import LIBRA
@@ -19,12 +20,16 @@ _POLL_S = 0.5
 
 @dataclass(frozen=True)
 class Server:
-    """What ``/v1/models`` says. ``listed`` is empty where a server lists none; ``facts`` is libra's own object."""
+    """What ``/v1/models`` says. ``listed`` is empty where a server lists none; ``facts`` is libra's own object.
+
+    ``max_length``: prompt and answer together, in tokens; None where the server does not say.
+    """
 
     base_model: str
     listed: tuple[str, ...]
     owner: str
     facts: Mapping[str, Any]
+    max_length: int | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -51,13 +56,21 @@ def ask_server(address: Address, headers: Mapping[str, str], model: str | None, 
             if time.monotonic() < deadline_s:
                 time.sleep(_POLL_S)
                 continue
-            raise LibraError(
-                f"--url {address}: cannot be reached ({_reason(error)}); start the server, or correct the address"
-            ) from None
+            raise _unreachable(address, error) from None
         if status == 503 and time.monotonic() < deadline_s:
             time.sleep(_POLL_S)
             continue
         return _server(address, status, body, model)
+
+
+def serves(address: Address, headers: Mapping[str, str], name: str) -> bool:
+    """Whether the server answers for a model that it may not list: libra's looks for an adapter below its --lora-dir
+    when it is first asked for. Raises LibraError when the server cannot be reached."""
+    try:
+        status, body = get(address, f"/v1/models/{quote(name)}", headers)
+    except (OSError, HTTPException) as error:
+        raise _unreachable(address, error) from None
+    return status == 200 and _object(body).get("id") == name
 
 
 def get(address: Address, path: str, headers: Mapping[str, str], timeout_s: float = _TIMEOUT_S) -> tuple[int, bytes]:
@@ -85,17 +98,34 @@ def _server(address: Address, status: int, body: bytes, model: str | None) -> Se
         raise unknown(f"model at {address}", model, by_name)
     card = by_name.get(model, {})
     facts = card.get(LIBRA)
-    return Server(model, tuple(by_name), str(card.get("owned_by") or ""), facts if isinstance(facts, dict) else {})
+    length = card.get("max_model_len")
+    return Server(
+        model,
+        tuple(by_name),
+        str(card.get("owned_by") or ""),
+        facts if isinstance(facts, dict) else {},
+        length if isinstance(length, int) else None,
+    )
 
 
 def _cards(body: bytes) -> list[dict[str, Any]]:
     """The model cards of a list in OpenAI's shape; none where the body is something else."""
+    return [card for card in _object(body).get("data") or () if isinstance(card, dict) and "id" in card]
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """The JSON object that a body is; an empty one where it is something else."""
     try:
         document = json.loads(body)
     except ValueError:
-        return []
-    data = document.get("data") if isinstance(document, dict) else None
-    return [card for card in data or () if isinstance(card, dict) and "id" in card]
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _unreachable(address: Address, error: Exception) -> LibraError:
+    return LibraError(
+        f"--url {address}: cannot be reached ({_reason(error)}); start the server, or correct the address"
+    )
 
 
 def _reason(error: Exception) -> str:
@@ -104,12 +134,14 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def model_names(server: Server, adapters: Iterable[str | None], mapping: str | None) -> dict[str | None, str]:
+def model_names(
+    server: Server, adapters: Iterable[str | None], mapping: str | None, is_served: Callable[[str], bool]
+) -> dict[str | None, str]:
     """Adapter -> the model name to ask for. The base model (None) is always there.
 
     ``mapping`` is ``ADAPTER=MODEL,...``, a template that holds ``{}`` for the adapter, or a JSON file that maps names;
     an adapter it leaves out, and every adapter without it, has its own name. Raises LibraError for a name that the
-    server does not list, and for a mapping that names an adapter the trace has not.
+    server neither lists nor answers for (``is_served``), and for a mapping that names an adapter the trace has not.
     """
     wanted = sorted({adapter for adapter in adapters if adapter is not None})
     renamed = {} if mapping is None else _parse_mapping(mapping, wanted)
@@ -119,7 +151,7 @@ def model_names(server: Server, adapters: Iterable[str | None], mapping: str | N
     names: dict[str | None, str] = {None: server.base_model}
     for adapter in wanted:
         name = renamed.get(adapter, adapter)
-        if server.listed and name not in server.listed:
+        if server.listed and name not in server.listed and not is_served(name):
             raise LibraError(
                 f"adapter {adapter}: {unknown('model', name, server.listed)}; "
                 "load it into the server, or map it with --lora-model-map"

@@ -38,10 +38,10 @@ class EventLoop(StrEnum):
 class ReplaySettings:
     """What to send, where to, and what the answers must meet. None means "not given".
 
-    Rates are requests per second, times seconds. ``base_share`` is the share of sessions that is sent to the base model
-    instead of its adapter. ``slo_target`` is the share of requests that must meet ``goodput``; ``max_send_lag_ms`` the
-    99th percentile of the generator's own delay up to which a run is valid. ``loop`` None is uvloop where it is
-    installed, else asyncio.
+    Rates are requests per second (inf: all at once), times seconds. ``base_share`` is the share of sessions that is
+    sent to the base model instead of its adapter. ``slo_target`` is the share of requests that must meet ``goodput``;
+    ``max_send_lag_ms`` the 99th percentile of the generator's own delay up to which a run is valid. ``loop`` None is
+    uvloop where it is installed, else asyncio.
     """
 
     url: str
@@ -108,7 +108,9 @@ class ReplaySettings:
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise LibraError(f"{_flag(name)} is {value}; it must be {least} or more")
-        for name in ("request_rate", "duration_s", "request_timeout_s", "scrape_interval_s", "max_send_lag_ms"):
+        if self.request_rate is not None and not self.request_rate > 0:
+            raise LibraError(f"--request-rate is {self.request_rate}; it must be positive, or inf for all at once")
+        for name in ("duration_s", "request_timeout_s", "scrape_interval_s", "max_send_lag_ms"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise LibraError(f"{_flag(name)} is {value}; it must be positive and finite")

@@ -8,14 +8,16 @@ MAX_EVENT_BYTES = 1 << 24
 class EventStream:
     """Cuts a stream, however it is split into pieces, into the data of its events.
 
-    Only ``data`` fields matter here; comments and other fields are skipped. Lines end in LF or CR LF; a lone CR, which
-    the standard allows too, does not end one. Bytes stay bytes: a character split between two pieces is whole again
-    before anything decodes it.
+    Comments and other fields are skipped, but the data of an event named ``error`` is kept apart, in ``error``. Lines
+    end in LF or CR LF; a lone CR, which the standard allows too, does not end one. Bytes stay bytes: a character split
+    between two pieces is whole again before anything decodes it.
     """
 
     def __init__(self) -> None:
         self._rest = b""
         self._data: list[bytes] = []
+        self._is_error = False
+        self.error: bytes | None = None
         # Whether nothing of an event has been fed that is not whole yet.
         self.is_between_events = True
 
@@ -30,17 +32,21 @@ class EventStream:
             if line[-1:] == b"\r":
                 line = line[:-1]
             if not line:
-                if self._data:
+                if self._data and self._is_error:
+                    self.error = self._take()
+                elif self._data:
                     events.append(self._take())
+                self._is_error = False
             elif line[:5] == b"data:":
                 self._data.append(line[6:] if line[5:6] == b" " else line[5:])
-        self.is_between_events = not (self._rest or self._data)
+            elif line[:6] == b"event:":
+                self._is_error = line[6:].strip() == b"error"
+        self.is_between_events = not (self._rest or self._data or self._is_error)
         return events
 
     def close(self) -> list[bytes]:
         """What the end of the stream leaves: an event whose last line or blank line never came."""
-        events = self.feed(b"\n") if self._rest else []
-        return [*events, self._take()] if self._data else events
+        return self.feed(b"\n\n")
 
     def _take(self) -> bytes:
         data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)

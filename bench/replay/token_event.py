@@ -26,7 +26,7 @@ class TokenEvent:
         key = next((key for key in _KEYS if event.count(key) == 1), b"")
         before, _, after = event.partition(key or b'"')
         told, _, after = after.partition(b'"')
-        if not (key and told) or told != text.encode() or told.translate(None, _PLAIN):
+        if not (key and told) or told != text.encode(errors="surrogatepass") or told.translate(None, _PLAIN):
             return
         before, after = before + key, b'"' + after
         self._event = (before, after)

@@ -1,5 +1,6 @@
 """The requests of a replay: a trace or a workload, and the changes a live server calls for."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -18,14 +19,16 @@ DEFAULT_DURATION_S = 60.0
 
 def build_trace(settings: ReplaySettings) -> Trace:
     """The trace to replay. Raises LibraError for whatever is wrong with the file or the demand."""
+    at_once = settings.request_rate == math.inf
+    request_rate = None if at_once else settings.request_rate
     if settings.trace is not None:
         trace = load_trace(settings.trace, settings.num_loras, settings.popularity, settings.seed)
-        rate, duration_s = settings.request_rate, settings.duration_s
+        rate, duration_s = request_rate, settings.duration_s
     else:
         workload = WORKLOADS[settings.workload or ""]
         demand = Demand(
             num_adapters=settings.num_loras or workload.num_adapters or Demand.num_adapters,
-            request_rate=settings.request_rate or Demand.request_rate,
+            request_rate=request_rate or Demand.request_rate,
             duration_s=settings.duration_s or DEFAULT_DURATION_S,
             seed=settings.seed,
             popularity=settings.popularity,
@@ -34,9 +37,18 @@ def build_trace(settings: ReplaySettings) -> Trace:
         )
         trace, rate, duration_s = workload.generate(demand), None, None
     trace = reshape(trace, rate, duration_s, settings.max_prompt_tokens, settings.max_output_tokens)
+    if at_once:
+        trace = send_at_once(trace)
     if settings.base_share:
         trace = send_to_base(trace, settings.base_share, settings.seed)
     return hold_turns(trace) if settings.answers is AnswerSource.SERVER else trace
+
+
+def send_at_once(trace: Trace) -> Trace:
+    """The trace with every arrival at its start; what waits for others follows them without delay."""
+    requests = tuple(replace(request, arrival_s=0.0, delay_s=0.0) for request in trace.requests)
+    parameters = {**trace.header.parameters, "time_scale": 0.0}
+    return Trace(replace(trace.header, duration_s=0.0, parameters=parameters), requests)
 
 
 def send_to_base(trace: Trace, share: float, seed: int) -> Trace:

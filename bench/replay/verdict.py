@@ -43,7 +43,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a verdict rests on. ``slo_attainment`` None: no objectives were given."""
+    """What a verdict rests on. ``slo_attainment`` None: no objectives were given; ``pages_not_scraped`` None: the
+    scraper has died."""
 
     num_requests: int
     completed: int
@@ -58,6 +59,7 @@ class Facts:
     slo_target: float
     max_send_lag_ms: float
     objectives: str
+    pages_not_scraped: int | None = 0
 
 
 def judge(facts: Facts) -> Verdict:
@@ -124,9 +126,16 @@ def _notes(facts: Facts) -> Sequence[str]:
     if facts.num_reconnects:
         notes.append(f"{facts.num_reconnects:,} requests met a connection closed while idle and went out on a new one")
     if facts.usage.missing:
-        notes.append(f"{facts.usage.missing:,} answers came without usage: their tokens are counted by events")
+        notes.append(f"{facts.usage.missing:,} answers came without usage")
+    if facts.usage.uncounted:
+        text = f"the tokens of {facts.usage.uncounted:,} answers are counted by events"
+        notes.append(f"{text}, and their lengths not checked" if facts.exact_lengths else text)
     if facts.usage.bundled:
         notes.append(f"{facts.usage.bundled:,} answers came in fewer events than tokens: ITL is between events")
+    if facts.pages_not_scraped is None:
+        notes.append("the scraper died, and what it had gathered is lost: no timeline, no counters of the server")
+    elif facts.pages_not_scraped:
+        notes.append(f"{facts.pages_not_scraped:,} pages of metrics could not be read: the timeline has gaps")
     return notes
 
 

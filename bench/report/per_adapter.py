@@ -22,7 +22,7 @@ def fairness_table(ordered: Sequence[PolicySummary]) -> Table | None:
         rows=tuple(rows),
         corner="policy",
         note="Jain's index is over the adapters' mean TTFTs: 1 is all alike. The worst adapter's TTFT is the mean over "
-        "seeds of each seed's worst; the slowest has the highest mean over all seeds.",
+        "seeds of each seed's worst; the slowest has the highest mean over all seeds, or finished nothing.",
     )
 
 

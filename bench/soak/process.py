@@ -79,15 +79,16 @@ class ServedProcess:
         """From Linux's /proc. Raises LibraError when a process is gone, and on other systems."""
         return _sum(_usage(process) for process in _family(self._process.pid))
 
-    def processor_s(self) -> dict[str, float]:
-        """The processor time of either side of the server. Raises as ``usage`` does."""
-        server, *others = (_usage(process) for process in _family(self._process.pid))
-        return {"server": server.processor_s, "engine": _sum(others).processor_s}
-
     def _read(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self.said.append(line.rstrip())
+
+
+def processor_s(process: int) -> dict[str, float]:
+    """The processor time of a server's process and of those it has started. Raises as ``ServedProcess.usage`` does."""
+    server, *others = (_usage(one) for one in _family(process))
+    return {"server": server.processor_s, "engine": _sum(others).processor_s}
 
 
 def _sum(usages: Iterable[Usage]) -> Usage:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from bench.cli import main
 from libra.engine.engine import Engine
+from libra.errors import LibraError
 from libra.request import Request, Segment
 from workloads.demand import Demand
 from workloads.registry import WORKLOADS
@@ -141,6 +143,20 @@ def test_an_interrupted_run_keeps_its_rows_and_says_so(
     assert json.loads(stdout.splitlines()[-1])["partial"] is True
     assert json.loads((out / "meta.json").read_text())["partial"] is True
     assert len((out / "rows.csv").read_text().splitlines()) > 10
+
+
+def test_the_figures_are_printed_where_the_files_cannot_be_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGINT)  # which comes too late to lose anything
+        raise LibraError("--out: cannot write results there (No space left on device)")
+
+    monkeypatch.setattr("bench.output.write_run", fail)
+    code, stdout, stderr = run(capsys, *SHORT, "--policy", "lru", "--out", str(tmp_path))
+    assert code == 2
+    assert stderr.splitlines()[-1].endswith("(No space left on device)")
+    assert json.loads(stdout.splitlines()[-1])["policies"].keys() == {"lru"}
 
 
 def test_a_simulated_run_never_imports_torch() -> None:

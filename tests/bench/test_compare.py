@@ -29,10 +29,10 @@ from tests.bench.fabricate import CONDITIONS, Plausible, plausible_run, record, 
 FAST = CompareOptions(resamples=400)
 
 
-def saved(path: Path, results: list[RunResult], digest: str = "aa") -> SavedRun:
+def saved(path: Path, results: list[RunResult], digest: str | None = "aa") -> SavedRun:
     policies = dict.fromkeys(item.policy for item in results)
     summaries = [summarise([item for item in results if item.policy == policy]) for policy in policies]
-    digests = {item.seed: digest for item in results}
+    digests = {} if digest is None else {item.seed: digest for item in results}
     write_run(path, results, summaries, RunInfo("libra bench", CONDITIONS, trace_sha256=digests))
     return load_run(path)
 
@@ -146,13 +146,31 @@ def test_only_requests_finished_in_both_are_paired(tmp_path: Path) -> None:
 def test_unlike_runs_are_refused_unless_allowed(tmp_path: Path) -> None:
     base = saved(tmp_path / "base", [result([record()])])
     other_trace = saved(tmp_path / "trace", [result([record()])], digest="bb")
-    other_request = saved(tmp_path / "request", [result([record(prompt_tokens=7)])])
+    other_adapter = saved(tmp_path / "adapter", [result([record(adapter="a7")])])
+    no_digest = saved(tmp_path / "old", [result([record()])], digest=None)
+    other_request = saved(tmp_path / "request", [result([record(prompt_tokens=7)])], digest=None)
     allowed = dataclasses.replace(FAST, allow_different=True)
-    for run, message in ((other_trace, "different traces for seed 0"), (other_request, "has prompt_tokens 100 and 7")):
+    for first, second, message in (
+        (base, other_trace, "different traces for seed 0"),
+        (base, other_adapter, "has adapter a0 and a7"),
+        (no_digest, other_request, "has prompt_tokens 100 and 7"),
+    ):
         with pytest.raises(LibraError, match=message) as error:
-            compare_policies(base, "fastlibra", run, "fastlibra", FAST)
+            compare_policies(first, "fastlibra", second, "fastlibra", FAST)
         assert "\n" not in str(error.value)
-        assert compare_policies(base, "fastlibra", run, "fastlibra", allowed).num_pairs == 1
+        assert compare_policies(first, "fastlibra", second, "fastlibra", allowed).num_pairs == 1
+
+
+def test_requests_of_one_trace_may_differ_in_arrival_and_length(tmp_path: Path) -> None:
+    # A turn that waits for an answer, text that each server counts for itself, and answers that end where they will.
+    turns = [record(), record(id=1, session="s1", arrival_s=0.02)]
+    others = [record(prompt_tokens=103), record(id=1, session="s1", arrival_s=0.03, output_tokens=2)]
+    saved(tmp_path / "a", [result(turns)])
+    saved(tmp_path / "b", [result(others)])
+    text = invoke(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert "2 requests paired" in text
+    assert "not of equal length in A and B: 1 prompts and 1 answers" in text
+    assert "equal length" not in invoke(str(tmp_path / "a"), str(tmp_path / "a"))
 
 
 def test_runs_without_a_common_seed_or_request_are_refused(tmp_path: Path) -> None:

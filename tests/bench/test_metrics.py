@@ -107,7 +107,7 @@ def metrics_of(run: RunResult, options: MeasureOptions | None = None) -> Metrics
         ("total_input_tokens", 400),
         ("total_output_tokens", 9),
         ("worst_adapter_mean_ttft_ms", 300),
-        ("jain_index", 6 / 7),
+        ("jain_index", 4 / 5),
         ("request_goodput", None),
         ("slo_attainment", None),
         ("hbm_util", None),
@@ -202,8 +202,28 @@ def test_adapters_are_measured_apart() -> None:
 
 
 def test_worst_adapter_is_the_first_of_equals() -> None:
-    assert worst_adapter({"b": 5.0, "a": 5.0, "c": None}) == "a"
-    assert worst_adapter({"c": None}) is None
+    assert worst_adapter({"b": 5.0, "a": 5.0, "c": 1.0}) == "a"
+    assert worst_adapter({}) is None
+
+
+def test_an_adapter_that_finished_nothing_is_the_worst() -> None:
+    assert worst_adapter({"b": 5.0, "c": None, "d": None}) == "c"
+    starved = record(id=3, adapter="c", status="rejected", **NEVER)
+    summary = summarise([result([*FINISHED, starved])])
+    assert (summary.worst_adapter, summary.starved_adapters) == ("c", ["c"])
+    assert summary.mean("worst_adapter_mean_ttft_ms") == pytest.approx(300)
+    assert summary.mean("jain_index") == pytest.approx(4 / 5)
+    assert summarise([HAND_RUN]).starved_adapters == []
+
+
+def test_the_base_model_is_no_adapter_to_be_fair_to() -> None:
+    slow_base = record(id=2, adapter=None, first_token_s=9.0, finish_s=9.5)
+    summary = summarise([result([record(), record(id=1, adapter="a1"), slow_base])])
+    assert summary.worst_adapter == "a0"
+    assert summary.mean("worst_adapter_mean_ttft_ms") == pytest.approx(100)
+    assert summary.mean("jain_index") == pytest.approx(1)
+    alone = summarise([result([slow_base])])
+    assert (alone.worst_adapter, alone.starved_adapters, alone.mean("jain_index")) == (None, [], None)
 
 
 def test_seeds_give_mean_and_interval() -> None:

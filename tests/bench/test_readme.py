@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.readme import BEGIN, END, OWN, PAPER, PLOT, ROOT, TIGHT, peak_lines, texts, ttft_lines
+from bench.readme import BEGIN, END, OWN, PAPER, PLOT, ROOT, TIGHT, left_out, peak_lines, texts, ttft_lines
 from bench.readme_plot import LIGHT, Line, Point, plot_svg
 from bench.reproduce.gain import Gain
 from bench.reproduce.output import check_reproduction, write_reproduction
@@ -79,6 +79,13 @@ def test_every_mark_is_a_ratio_to_fastlibra() -> None:
     slora, fewer = peak_lines(ROWS)
     assert slora == Line("slora", Point(0.5, 0.25, 0.8), None, pytest.approx(1 / 1.499))
     assert fewer == Line("wos", Point(0.9, 0.88, 0.92), None, pytest.approx(0.814))
+
+
+def test_the_caption_tells_the_settings_in_which_a_policy_saturates() -> None:
+    assert left_out(ROWS) == ""
+    metric = "TTFT, fastlibra vs slora (SATURATED)"
+    saturated = FigureRow("11", "all cases", metric, "%", -98.8, note="3 of 27 settings; ms for fastlibra and slora")
+    assert left_out(ROWS | {("all cases", metric): saturated}) == " (without 3 of 27 settings with slora, SATURATED)"
 
 
 def test_the_plot_has_a_mark_for_every_figure_and_is_the_same_every_time() -> None:

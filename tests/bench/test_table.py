@@ -64,6 +64,19 @@ def test_what_most_policies_reach_is_not_marked() -> None:
     assert "▸" not in row(comparison_text(120), "requests")
 
 
+def test_a_saturated_policy_is_the_best_of_nothing_beside_a_stable_one() -> None:
+    saturated = hand_made_summary("quick", 0.5, saturated=5)
+    stable = [hand_made_summary("even", 1.0), hand_made_summary("slow", 2.0)]
+    text = render(comparison_table([saturated, *stable], CONDITIONS, width=120), 120)
+    assert "▸180" in row(text, "TTFT mean")
+    assert text.count("▸180") == 1
+    assert "▸" not in row(text, "requests"), "all are alike"
+    assert "▸ best of the row among stable policies" in text
+    alone = render(comparison_table([saturated, hand_made_summary("b", 1.0, saturated=1)], CONDITIONS, width=120), 120)
+    assert "▸90.0" in row(alone, "TTFT mean")
+    assert "▸ best of the row ·" in alone
+
+
 def test_ratio_row_divides_by_the_baseline_or_the_best() -> None:
     assert row(comparison_text(120), "vs vllm").split()[2] == "0.50x"
     text = render(comparison_table(hand_made_summaries(), CONDITIONS, width=200), 200)

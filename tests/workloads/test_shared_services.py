@@ -22,7 +22,7 @@ def test_azure_llm() -> None:
     trace = load_trace(FOLDER / "azure-llm-2023" / "AzureLLMInferenceTrace_conv.before1845.csv")
     assert len(trace.requests) == 9754
     assert trace.header.counts == {}
-    # The context cap is in the trap list of the shared traces.
+    # A known trap of this data (docs/workloads.md).
     assert "context cap" in " ".join(trace.header.warnings)
 
 

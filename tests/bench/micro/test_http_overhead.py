@@ -1,40 +1,44 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 
-from bench.micro.http_overhead import Side, compare, rows, summarise
+from bench.micro.http_overhead import Side, Sides, compare, rows, summarise
 from bench.micro.overhead_sides import Load, Measured
 
 LOAD = Load(4, 3, 2, vocab_size=50, adapters=("a", "b"), seed=0, request_rate=10.0)
 
 
-def test_both_sides_start_anew_get_the_same_requests_and_take_turns_in_going_first() -> None:
+def test_both_sides_get_the_same_requests_on_a_server_of_the_rounds_own_and_take_turns_in_going_first() -> None:
     calls: list[tuple[str, int]] = []
-    alive: list[str] = []
+    alive: list[int] = []
 
-    @contextmanager
-    def start(name: str, ttft_ms: float, tokens_per_s: float) -> Iterator[Side]:
+    def side(name: str, ttft_ms: float, tokens_per_s: float) -> Side:
         def measure(load: Load) -> Measured:
+            assert len(alive) == 1
             calls.append((name, load.seed))
             ttfts = [ttft_ms] * load.num_requests, [4.0] * load.num_requests
-            return Measured(*ttfts, tokens_per_s, {"engine": 2.0, name: 0.25}, 66 if name == "http" else 60)
+            is_http = name == "http"
+            return Measured(*ttfts, tokens_per_s, {"engine": 2.0, name: 0.25}, 66 if is_http else 60, 0.5 * is_http)
 
-        alive.append(name)
-        yield measure
-        alive.remove(name)
+        return measure
 
-    starts = partial(start, "http", 7.0, 90.0), partial(start, "alone", 5.0, 100.0)
-    pairs, others = compare(*starts, (LOAD, replace(LOAD, seed=5)), rounds=3)
+    @contextmanager
+    def start() -> Iterator[Sides]:
+        alive.append(len(calls))
+        yield side("http", 7.0, 90.0), side("alone", 5.0, 100.0)
+        alive.pop()
+
+    pairs, others = compare(start, (LOAD, replace(LOAD, seed=5)), rounds=3)
     assert len(pairs) == len(others) == 3
-    assert alive == [], "each round has processes of its own"
-    firsts = ["http", "alone", "http"]
-    assert [name for name, _ in calls[::2]] == [name for name in firsts for _ in range(3)]
+    # The warm-up, then both loads of a round.
+    firsts = ["http", "http", "http", "http", "alone", "alone", "http", "http", "http"]
+    assert [name for name, _ in calls[::2]] == firsts
     assert [seed for _, seed in calls[::2]] == [4, 0, 5, 4, 10, 15, 4, 20, 25]
     assert [seed for _, seed in calls[::2]] == [seed for _, seed in calls[1::2]]
     figures = summarise(pairs, pairs)
     assert figures["added_ttft_ms"] == {"median": 2.0, "min": 2.0, "max": 2.0}
     assert figures["beyond_engine_ms"]["median"] == 3.0
+    assert figures["send_lag_ms"]["median"] == 0.5
     assert figures["throughput_lost"]["median"] == 0.1
     assert figures["steps_added"]["median"] == 0.1
     written = rows("closed", pairs)

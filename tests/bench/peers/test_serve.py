@@ -15,6 +15,13 @@ from libra.tokens import prompt_tokens
 from workloads.trace import read_trace, write_trace
 
 RESULTS = Path(__file__).parents[3] / "results" / "serve"
+META = {
+    "command": "python -m bench.peers.serve",
+    "dtype": "bfloat16",
+    "loads": {"base": {"replay": "--workload chatbot"}},
+    "servers": {"libra": "0.1.0", "vllm": "0.32.0"},
+    "machine": {"cpu": "a CPU", "cores": 2},
+}
 
 
 def row(server: str, seed: int, ttft_ms: float, valid: bool = True) -> dict[str, object]:
@@ -28,20 +35,22 @@ def row(server: str, seed: int, ttft_ms: float, valid: bool = True) -> dict[str,
 
 
 def test_the_page_has_means_over_seeds_and_names_invalid_runs() -> None:
-    rows = [row("libra", 0, 90), row("libra", 1, 110), row("vllm", 0, 80), row("vllm", 1, 80, valid=False)]
-    meta = {
-        "command": "python -m bench.peers.serve",
-        "dtype": "bfloat16",
-        "loads": {"base": {"replay": "--workload chatbot"}},
-        "servers": {"libra": "0.1.0", "vllm": "0.32.0"},
-        "machine": {"cpu": "a CPU", "cores": 2},
-    }
-    page = serve_readme(rows, meta)
-    half = 12.7062 * math.sqrt(200 / 2)
+    rows = [row("libra", 0, 90), row("libra", 1, 110), row("libra", 2, 100)]
+    rows += [row("vllm", 0, 80), row("vllm", 1, 80, valid=False), row("vllm", 2, 80)]
+    page = serve_readme(rows, META)
+    half = 4.30265 * math.sqrt(100 / 3)
     assert f"| mean TTFT, ms | 100 ±{half:.0f} | 80.0 " in page
     assert "| p95 TTFT, ms | – | – |" in page
-    assert "| requests answered | 120 | 120 |" in page
+    assert "| requests answered | 180 | 180 |" in page
     assert "vllm, seed 1: a late sender" in page
+    assert "Means over 3 seeds with 95 % Student t intervals." in page
+
+
+def test_two_seeds_are_too_few_for_intervals() -> None:
+    page = serve_readme([row("libra", 0, 90), row("libra", 1, 110), row("vllm", 0, 80), row("vllm", 1, 81)], META)
+    assert "Means over 2 seeds, too few for intervals." in page
+    assert "| mean TTFT, ms | 100 | 80.5 |" in page
+    assert "±" not in page
 
 
 @pytest.mark.skipif(not (RESULTS / "summary.csv").is_file(), reason="the servers have not been measured")

@@ -35,6 +35,8 @@ class Behaviour:
     text: str = " word"
     retry_after: str = "0"
     models_status: int = 200
+    max_model_len: int | None = None
+    unlisted: tuple[str, ...] = ()  # adapters of which only /v1/models/NAME knows
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Stub:
     def app(self) -> web.Application:
         app = web.Application(client_max_size=1 << 26)
         app.router.add_get("/v1/models", self.models)
+        app.router.add_get("/v1/models/{name}", self.model)
         app.router.add_get("/metrics", self.metrics)
         app.router.add_post("/v1/completions", self.complete)
         app.router.add_post("/v1/chat/completions", self.complete)
@@ -61,8 +64,16 @@ class Stub:
         base: dict[str, Any] = {"id": BASE, "object": "model", "owned_by": self.behaviour.server, "parent": None}
         if self.behaviour.server == "libra":
             base["libra"] = {"vocab_size": 500, "policy": "fastlibra", "device": "cpu"}
+        if self.behaviour.max_model_len is not None:
+            base["max_model_len"] = self.behaviour.max_model_len
         cards = [base, *({"id": name, "object": "model", "parent": BASE} for name in self.behaviour.adapters)]
         return web.json_response({"object": "list", "data": cards})
+
+    async def model(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        if name not in (*self.behaviour.adapters, *self.behaviour.unlisted):
+            return web.json_response({"error": "no"}, status=404)
+        return web.json_response({"id": name, "object": "model", "parent": BASE})
 
     async def metrics(self, request: web.Request) -> web.Response:
         self.num_metrics_read += 1

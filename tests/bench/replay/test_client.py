@@ -196,7 +196,8 @@ def test_an_encrypted_stream_is_read_like_a_plain_one(tmp_path: Path, monkeypatc
     subprocess.run(command, check=True, capture_output=True)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
-    pieces = [b'data: {"choices":[{"text":"t%d"}]}\n\n' % number for number in range(9)] + [b"data: [DONE]\n\n", b""]
+    pieces = [b'data: {"choices":[{"text":"t%d"}]}\n\n' % number for number in range(9)]
+    pieces += [b'data: {"choices":[{"text":"","finish_reason":"length"}]}\n\n', b"data: [DONE]\n\n", b""]
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -62,6 +62,19 @@ def test_chat_gives_earlier_answers_to_the_assistant() -> None:
     assert "max_tokens" not in body
 
 
+def test_a_shorter_answer_leaves_less_to_send_back() -> None:
+    writer = TokenIdBodies(BodyOptions(VOCAB), MODELS, frozenset({"o0"}))
+    for token_ids, length in (((11, 12, 13), 12), ((11,), 11), ((), 10)):
+        answers = {"o0": Answer(0.0, text="said", token_ids=token_ids)}
+        sent = writer.as_sent(REQUEST, answers)
+        prompt = json.loads(writer.write(sent, answers))["prompt"]
+        assert len(prompt) == sent.num_prompt_tokens == length
+        assert prompt[7 : length - 3] == list(token_ids[:2])
+    assert writer.as_sent(REQUEST, {}) is REQUEST
+    text = TextBodies(BodyOptions(VOCAB), MODELS, frozenset({"o0"}))
+    assert text.as_sent(REQUEST, {"o0": Answer(0.0, text="said")}) is REQUEST
+
+
 def test_a_server_s_own_answer_stands_in_for_the_recorded_one() -> None:
     answer = Answer(0.0, text='said "so"\n', token_ids=(11, 12, 13))
     assert write(TokenIdBodies, {"o0": answer})["prompt"][7:9] == [11, 12]

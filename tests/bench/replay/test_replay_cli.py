@@ -6,11 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from bench.cli import main
+from bench.replay.outcome import ReplayOutcome, conclude
+from libra.errors import LibraError
 from libra.request import Request, Segment
 from tests.bench.replay.conftest import Start
 from tests.bench.replay.stub_server import Behaviour
@@ -155,6 +158,8 @@ def _two_turns(num_sessions: int) -> Trace:
         ((*LOAD, "--goodput", "tfft:5"), "did you mean 'ttft'"),
         ((*LOAD, "--extra-body", "[1]"), "must be a JSON object"),
         ((*LOAD, "--header", "no-value"), "write NAME=VALUE"),
+        ((*LOAD, "--api-key", "k", "--header", "authorization=x"), "for the same thing; leave one out"),
+        ((*LOAD, "--request-rate", "-1"), "--request-rate is -1.0; it must be positive, or inf"),
         ((*LOAD, "--trace", "x"), "not both or none"),
         ((*LOAD, "--out", "/dev/null/x"), "is a file; name a directory"),
         ((*LOAD, "--endpoint", "/v1/chat/completions"), "add --prompt text"),
@@ -167,6 +172,87 @@ def test_mistakes_are_one_line(
     assert code == 2
     assert message in stderr
     assert len(stderr.splitlines()) == 1
+
+
+def test_a_header_of_one_s_own_is_not_replaced(
+    start_stub: Start, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
+    stub = start_stub(Behaviour())
+    code, stdout, _ = run(capsys, "replay", "--url", stub.url, *LOAD, *EASY, "--header", "Authorization=Basic abc")
+    assert code == 0, stdout
+    assert {headers["Authorization"] for headers in stub.headers} == {"Basic abc"}
+
+
+def test_all_requests_may_go_at_once(start_stub: Start, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    stub = start_stub(Behaviour(unlisted=("lora-04",)))
+    code, stdout, stderr = run(
+        capsys, "replay", "--url", stub.url, *LOAD, *EASY, "--duration", "8", "--request-rate", "inf",
+        "--num-loras", "5", "--out", str(tmp_path),
+    )  # fmt: skip
+    assert code == 0, stderr
+    assert f"{'Request rate configured (RPS):':<40} inf" in stdout
+    assert "all requests at once" in stdout
+    rows = pd.read_csv(tmp_path / "rows.csv")
+    assert (rows["arrival_s"] == 0.0).all()
+    assert len(rows) > 10
+    assert (tmp_path / "report.html").exists()
+
+
+def test_requests_longer_than_the_server_takes_are_refused(
+    start_stub: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub = start_stub(Behaviour(max_model_len=64))
+    code, _, stderr = run(capsys, "replay", "--url", stub.url, *LOAD, *EASY)
+    assert code == 2
+    assert "requests are longer than the 64 tokens that the server takes" in stderr
+    assert len(stderr.splitlines()) == 1
+    assert not stub.bodies
+    # How many tokens a text makes is the server's business.
+    assert run(capsys, "replay", "--url", stub.url, *LOAD, *EASY, "--prompt", "text")[0] == 0
+    short = ("--max-prompt-tokens", "59")
+    assert run(capsys, "replay", "--url", stub.url, *LOAD, *EASY, *short)[0] == 0
+
+
+def test_the_figures_are_printed_where_the_files_cannot_be_written(
+    start_stub: Start, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise LibraError("--out: cannot write results there (No space left on device)")
+
+    monkeypatch.setattr("bench.replay.report.write_run", fail)
+    stub = start_stub(Behaviour())
+    code, stdout, stderr = run(capsys, "replay", "--url", stub.url, *LOAD, *EASY, "--out", str(tmp_path))
+    assert code == 2
+    assert stderr.splitlines()[-1].endswith("(No space left on device)")
+    assert json.loads(stdout.splitlines()[-1])["valid"] is True
+
+
+def test_ctrl_c_after_the_last_answer_loses_nothing(
+    start_stub: Start, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any) -> ReplayOutcome:
+        signal.raise_signal(signal.SIGINT)
+        return conclude(*arguments)
+
+    monkeypatch.setattr("bench.replay.run.conclude", interrupted)
+    stub = start_stub(Behaviour())
+    code, stdout, _ = run(capsys, "replay", "--url", stub.url, *LOAD, *EASY, "--out", str(tmp_path))
+    assert code == 0
+    assert json.loads(stdout.splitlines()[-1])["partial"] is False
+    assert (tmp_path / "meta.json").exists()
+
+
+def test_a_server_without_token_ids_cannot_have_its_answers_sent_back(
+    start_stub: Start, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace.jsonl"
+    write_trace(trace, _two_turns(num_sessions=1))
+    stub = start_stub(Behaviour())
+    code, _, stderr = run(capsys, "replay", "--url", stub.url, "--trace", str(trace), "--answers", "server", *EASY)
+    assert code == 2
+    assert "returns no token ids" in stderr
+    assert len(stub.bodies) == 1  # the warm-up
 
 
 def test_a_warm_up_that_fails_stops_the_run(start_stub: Start, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,18 +2,22 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from bench.metrics import summarise
 from bench.replay.block import BlockFacts, result_block
 from bench.replay.check import check_arrivals, check_usage, count_failures, count_retries
-from bench.replay.mix import AdapterRow, worst_served
+from bench.replay.mix import AdapterRow, Fairness, fairness, fairness_line, worst_served
 from bench.replay.observation import Observation
 from bench.replay.outcome import mix_distance
 from bench.replay.scrape import Timeline
 from bench.replay.verdict import Facts, judge
+from bench.slo import Objectives
 from tests.bench.fabricate import record
+from tests.bench.fabricate import result as run_result
 
 
 def seen(**changes: object) -> Observation:
@@ -76,6 +80,7 @@ FAILED = seen(record=record(status="rejected", reason="http 429: busy"), faults=
         (facts([seen()], complete=False), "the run was interrupted"),
         (facts([seen(told_prompt_tokens=101)]), "1 prompt and 0 completion counts of 1"),
         (facts([seen(has_token_ids=True, streamed_tokens=2)]), "0 prompt and 1 completion counts of 1"),
+        (facts([seen(told_completion_tokens=2)]), "0 prompt and 1 completion counts of 1"),
         (facts([seen(asked_output_tokens=4)]), "1 of 1 answers have not the length asked for"),
         (facts([seen()], slo_attainment=0.5, objectives="ttft:90"), "50.0% of requests met ttft:90, 99.0% wanted"),
     ],
@@ -89,6 +94,30 @@ def test_what_makes_a_run_invalid(given: Facts, reason: str) -> None:
 
 def test_lengths_do_not_decide_where_answers_may_end() -> None:
     assert judge(facts([seen(asked_output_tokens=4)], exact_lengths=False)).valid
+
+
+def test_an_event_without_text_need_not_be_a_token() -> None:
+    assert judge(facts([seen(streamed_tokens=4, silent_events=1)])).valid
+
+
+def test_lengths_that_nobody_counted_do_not_decide() -> None:
+    silent = {"told_prompt_tokens": None, "told_completion_tokens": None, "asked_output_tokens": 9}
+    verdict = judge(facts([seen(**silent)]))
+    assert verdict.valid
+    assert "the tokens of 1 answers are counted by events, and their lengths not checked" in verdict.notes
+    known = judge(facts([seen(**silent, has_token_ids=True)]))
+    assert not known.valid
+    assert known.notes == ("1 answers came without usage",)
+
+
+def test_what_became_of_the_scraper_is_noted() -> None:
+    base = facts([seen()])
+    assert judge(base).notes == ()
+    (gaps,) = judge(replace(base, pages_not_scraped=2)).notes
+    assert "2 pages of metrics could not be read" in gaps
+    lost = judge(replace(base, pages_not_scraped=None))
+    assert lost.valid
+    assert "the scraper died" in lost.notes[0]
 
 
 def test_retries_missing_usage_and_bundled_tokens_are_noted() -> None:
@@ -138,7 +167,7 @@ Benchmark duration (s):                  10.00
 Total input tokens:                      200       
 Total generated tokens:                  6         
 Request throughput (req/s):              0.20      
-Request goodput (req/s):                 0.10      
+Request goodput (req/s):                 0.20      
 Output token throughput (tok/s):         0.60      
 Peak output token throughput (tok/s):    6.00      
 Peak concurrent requests:                2.00      
@@ -167,12 +196,26 @@ P99 E2EL incl. Client Queue (ms):        100.00
 
 
 def test_the_block_is_vllm_s_byte_by_byte() -> None:
-    told = BlockFacts(duration_s=10.0, request_rate=2.5, max_concurrency=4, request_goodput=0.1)
-    assert result_block([seen(), seen(), FAILED], told) == BLOCK
+    # From the schedule the TTFT is 100 ms; the second request has the tokens of the first a little later.
+    late = seen(record=record(first_token_s=0.11, finish_s=0.13, token_times=[0.11, 0.12, 0.13]), send_lag_s=0.03)
+    objectives = Objectives(ttft=80.1, tpot=10.1, e2el=100.1)
+    told = BlockFacts(duration_s=10.0, request_rate=2.5, max_concurrency=4, objectives=objectives)
+    assert result_block([seen(), late, FAILED], told) == BLOCK
+    missed = result_block([seen()], replace(told, objectives=Objectives(tpot=9)))
+    assert "Request goodput (req/s):                 0.00" in missed
+
+
+def test_the_block_counts_from_the_first_attempt() -> None:
+    again = seen(sent_s=0.09, attempts=2, faults=("http 429",))
+    told = BlockFacts(duration_s=10.0, request_rate=2.5, max_concurrency=4, objectives=Objectives(ttft=50))
+    lines = result_block([again], told).splitlines()
+    assert "Mean TTFT (ms):                          80.00     " in lines
+    assert "Mean E2EL incl. Client Queue (ms):       100.00    " in lines
+    assert "Request goodput (req/s):                 0.00      " in lines
 
 
 def test_a_block_of_failures_has_zeros() -> None:
-    told = BlockFacts(duration_s=10.0, request_rate=2.5, max_concurrency=None, request_goodput=None)
+    told = BlockFacts(duration_s=10.0, request_rate=2.5, max_concurrency=None, objectives=Objectives())
     lines = result_block([FAILED], told).splitlines()
     assert "Mean TTFT (ms):                          0.00      " in lines
     assert {len(line) for line in lines if line[0] in "=-"} == {50}
@@ -216,7 +259,7 @@ def test_the_facts_can_be_changed_one_by_one() -> None:
 
 
 def test_of_adapters_equally_within_the_objectives_the_worst_waits_longest() -> None:
-    def row(adapter: str, slo_attainment: float | None, mean_ttft_ms: float) -> AdapterRow:
+    def row(adapter: str, slo_attainment: float | None, mean_ttft_ms: float | None) -> AdapterRow:
         rest = dict.fromkeys(AdapterRow.__dataclass_fields__)
         return AdapterRow(
             **rest | {"adapter": adapter, "slo_attainment": slo_attainment, "mean_ttft_ms": mean_ttft_ms}  # type: ignore[arg-type]
@@ -227,3 +270,27 @@ def test_of_adapters_equally_within_the_objectives_the_worst_waits_longest() -> 
     assert worst is not None
     assert worst.adapter == "b"
     assert worst_served([row("d", None, 99.0)]) is None
+    never = [row("a", 0.0, 10.0), row("b", 0.0, None), row("(base)", 0.0, None)]
+    worst = worst_served(never)
+    assert worst is not None
+    assert worst.adapter == "b"
+
+
+def test_an_adapter_of_which_nothing_finished_is_the_worst_and_counted() -> None:
+    refused = record(id=3, adapter="a3", status="rejected", first_token_s=None, finish_s=None, token_times=[])
+    records = [record(), record(id=1, adapter="a1"), record(id=2, adapter=None, first_token_s=0.01), refused]
+    observations = [seen(record=item) for item in records]
+    outcome = SimpleNamespace(
+        summary=summarise([run_result(records)]), trace=SimpleNamespace(requests=records), observations=observations
+    )
+    figures = fairness(outcome, [])  # type: ignore[arg-type]
+    assert (figures.worst_adapter, figures.worst_mean_ttft_ms, figures.starved_adapters) == ("a3", None, 1)
+    line = fairness_line(figures)
+    assert line.startswith("worst adapter a3: nothing finished; 1 adapters finished nothing; Jain's index of mean TTFT")
+    assert "TTFT 1.00 over the others;" in line
+
+
+def test_fairness_of_adapters_that_were_all_served_names_none() -> None:
+    line = fairness_line(Fairness("a0", 0.5, 120.0, 0, 0.9, 0.0, None, None))
+    assert line.startswith("worst adapter a0: mean TTFT 120 ms, 50.0% within the objectives; Jain's index of mean")
+    assert "others" not in line

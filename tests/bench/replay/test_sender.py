@@ -8,10 +8,12 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from bench.replay.client import Client
+from bench.replay.connections import Connections
 from bench.replay.http import parse_url
 from bench.replay.job import Job, fastest_loop, loop_factory
 from bench.replay.observation import Observation
-from bench.replay.prompts import BodyOptions
+from bench.replay.prompts import BodyOptions, TokenIdBodies
 from bench.replay.sender import Sender, SendOptions
 from bench.replay.settings import COMPLETIONS, EventLoop, PromptForm
 from libra.engine.upcoming import Upcoming
@@ -95,6 +97,33 @@ def test_latency_counts_from_the_schedule_where_slots_are_few() -> None:
     assert from_schedule > 0.28
     assert from_sending < from_schedule - 0.15
 
+    assert [item.first_sent_s for item in seen] == pytest.approx([item.sent_s for item in seen])
+
+
+@pytest.mark.parametrize("options", [SendOptions(), SendOptions(max_concurrency=4)])
+def test_a_busy_generator_s_delay_is_send_lag(options: SendOptions) -> None:
+    """Also between the time when a request is found due and the time when its task gets to run."""
+
+    async def run() -> Observation:
+        async with serving(Behaviour()) as stub:
+            client = Client(parse_url(stub.url), COMPLETIONS, {}, 5.0)
+            sender = Sender(client, TokenIdBodies(BodyOptions(100), MODELS, frozenset()), MODELS, options)
+            start_s = time.monotonic()
+            work = asyncio.create_task(sender.run(Upcoming([request(0, 0.15)]), start_s))
+            await asyncio.sleep(0.1)
+            time.sleep(max(start_s + 0.15 - time.monotonic(), 0.0))
+            client.departures.leave(time.monotonic())
+            time.sleep(0.1)
+            await work
+            client.close()
+            return sender.observations[0]
+
+    seen = asyncio.run(run())
+    assert seen.send_lag_s is not None
+    assert seen.send_lag_s >= 0.1
+    assert seen.slot_wait_s == 0.0
+    assert seen.first_sent_s == pytest.approx(seen.sent_s)
+
 
 def test_failures_are_rows_of_their_own_status() -> None:
     seen, _ = send(Behaviour(script=["429", "500", "cut"]), [request(number, 0.1 * number) for number in range(4)])
@@ -136,12 +165,49 @@ def test_a_request_whose_parent_fails_is_cancelled() -> None:
 
 
 def test_own_answers_are_sent_back() -> None:
-    first = request(0, 0.0)
-    second = request(1, 0.0, after=(0,), prompt=(*first.prompt, Segment("o0", 0, 3), Segment("t1", 0, 2)))
-    _, stub = send(Behaviour(token_ids=True), [first, second], SendOptions(answers=frozenset({"o0"})))
+    _, stub = send(Behaviour(token_ids=True), two_turns(), SendOptions(answers=frozenset({"o0"})))
     assert stub.bodies[0]["return_token_ids"] is True
     assert stub.bodies[1]["prompt"][:5] == stub.bodies[0]["prompt"]
     assert stub.bodies[1]["prompt"][5:8] == [0, 1, 2]  # what the stub had said
+
+
+def two_turns() -> list[Request]:
+    """The second prompt holds 5 tokens, the answer of 3 to the first, and 2 more."""
+    first = request(0, 0.0)
+    return [first, request(1, 0.0, after=(0,), prompt=(*first.prompt, Segment("o0", 0, 3), Segment("t1", 0, 2)))]
+
+
+def test_the_length_of_a_prompt_is_that_of_what_was_sent() -> None:
+    seen, stub = send(Behaviour(token_ids=True, short_by=1), two_turns(), SendOptions(answers=frozenset({"o0"})))
+    assert stub.bodies[1]["prompt"][5:7] == [0, 1]
+    assert [item.record.prompt_tokens for item in seen] == [5, 9]
+    assert [item.told_prompt_tokens for item in seen] == [5, 9]
+
+
+def test_answers_without_token_ids_cannot_be_sent_back() -> None:
+    seen, stub = send(Behaviour(), two_turns(), SendOptions(answers=frozenset({"o0"})))
+    assert [item.record.status for item in seen] == ["aborted", "cancelled"]
+    assert seen[0].faults == ("no token ids",)
+    assert len(stub.bodies) == 1
+
+
+def test_stopping_does_not_wait_for_connections_and_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang(_: Connections) -> None:
+        await asyncio.sleep(60.0)
+
+    async def stop_soon(sender: Sender) -> None:
+        await asyncio.sleep(0.3)
+        sender.stop()
+
+    monkeypatch.setattr(Connections, "open", hang)
+    start_s = time.monotonic()
+    options = SendOptions(max_concurrency=1, retries=3)
+    seen, _ = send(Behaviour(), [request(0, 0.0), request(1, 0.1)], options, stop_soon, timeout_s=50.0)
+    assert time.monotonic() - start_s < 10
+    assert [item.record.status for item in seen] == ["unfinished", "unfinished"]
+    assert seen[0].record.reason == "interrupted: the run was stopped"
+    assert seen[1].record.reason == "the run was stopped before it was sent"
+    assert seen[1].first_sent_s is None
 
 
 def test_stopping_keeps_what_there_is() -> None:

@@ -6,13 +6,18 @@ from pathlib import Path
 import pytest
 
 from bench.replay.http import parse_url
-from bench.replay.server import Server, ask_server, model_names
+from bench.replay.server import Server, ask_server, model_names, serves
 from libra.errors import LibraError
 from tests.bench.replay.conftest import Start
 from tests.bench.replay.stub_server import Behaviour
 
 SERVER = Server("base", ("base", "sql", "lora-00", "lora-01"), "vllm", {})
 ADAPTERS = ["lora-00", None, "lora-01"]
+
+
+def none_else(_: str) -> bool:
+    """A server that has no more models than it lists."""
+    return False
 
 
 def test_the_base_model_is_the_one_without_a_parent(start_stub: Start) -> None:
@@ -69,20 +74,20 @@ def test_adapters_have_their_own_names_unless_mapped(
 ) -> None:
     if expected is None:
         with pytest.raises(LibraError, match="write ADAPTER=MODEL"):
-            model_names(SERVER, ADAPTERS, mapping)
+            model_names(SERVER, ADAPTERS, mapping, none_else)
     else:
-        assert model_names(SERVER, ADAPTERS, mapping) == expected
+        assert model_names(SERVER, ADAPTERS, mapping, none_else) == expected
 
 
 def test_a_mapping_may_be_a_template_or_a_file(tmp_path: Path) -> None:
     anything = Server("base", (), "", {})
-    assert model_names(anything, ADAPTERS, "my-{}")["lora-00"] == "my-lora-00"
+    assert model_names(anything, ADAPTERS, "my-{}", none_else)["lora-00"] == "my-lora-00"
     file = tmp_path / "map.json"
     file.write_text('{"lora-00": "sql"}')
-    assert model_names(SERVER, ADAPTERS, str(file))["lora-00"] == "sql"
+    assert model_names(SERVER, ADAPTERS, str(file), none_else)["lora-00"] == "sql"
     file.write_text("[]")
     with pytest.raises(LibraError, match="must be one object"):
-        model_names(SERVER, ADAPTERS, str(file))
+        model_names(SERVER, ADAPTERS, str(file), none_else)
 
 
 @pytest.mark.parametrize(
@@ -94,4 +99,15 @@ def test_a_mapping_may_be_a_template_or_a_file(tmp_path: Path) -> None:
 )
 def test_names_that_match_nothing_are_refused(mapping: str, message: str) -> None:
     with pytest.raises(LibraError, match=message):
-        model_names(SERVER, ADAPTERS, mapping)
+        model_names(SERVER, ADAPTERS, mapping, none_else)
+
+
+def test_an_adapter_that_is_not_listed_may_be_loaded_on_demand(start_stub: Start) -> None:
+    stub = start_stub(Behaviour(unlisted=("sql+v2",)))
+    address = parse_url(stub.url)
+    assert [serves(address, {}, name) for name in ("sql+v2", "sql", "lora-00")] == [True, False, True]
+    server = ask_server(address, {}, None, 0.0)
+    names = model_names(server, ["a"], "a=sql+v2", lambda name: serves(address, {}, name))
+    assert names == {None: "stub", "a": "sql+v2"}
+    with pytest.raises(LibraError, match=r"127\.0\.0\.1:9: cannot be reached"):
+        serves(parse_url("http://127.0.0.1:9"), {}, "sql")

@@ -28,6 +28,18 @@ def test_the_end_of_the_stream_ends_an_event() -> None:
     stream = EventStream()
     assert stream.feed(b"data: one\n\ndata: tw") == [b"one"]
     assert stream.close() == [b"tw"]
+    assert stream.feed(b"data: three\n") == []
+    assert stream.close() == [b"three"]
+    assert stream.close() == []
+
+
+@pytest.mark.parametrize("size", [1, 5, 100])
+def test_the_data_of_an_error_is_kept_apart(size: int) -> None:
+    stream, data = EventStream(), b"data: one\n\nevent: error\ndata: broken\n\nevent:token\ndata: two\n\n"
+    pieces = [data[start : start + size] for start in range(0, len(data), size)]
+    assert [event for piece in pieces for event in stream.feed(piece)] == [b"one", b"two"]
+    assert stream.error == b"broken"
+    assert stream.is_between_events
 
 
 def test_a_line_without_end_is_refused() -> None:

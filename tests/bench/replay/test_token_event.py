@@ -19,6 +19,12 @@ def learnt(lead: bytes = b"data: ", ending: bytes = b"\n\n") -> TokenEvent:
     return shape
 
 
+def test_half_a_surrogate_pair_is_no_example() -> None:
+    shape = TokenEvent()
+    shape.learn(event("\ud83d"), "\ud83d", b"data: " + event("\ud83d") + b"\n\n")
+    assert shape.text(event(" b")) is None
+
+
 def test_events_that_differ_in_their_text_have_one_shape() -> None:
     assert TokenEvent().texts(b"data: " + event(" word") + b"\n\n") is None, "nothing is learnt yet"
     for lead, ending in ((b"data: ", b"\n\n"), (b"data:", b"\r\n\r\n")):
@@ -73,7 +79,8 @@ def test_an_event_whose_text_is_elsewhere_teaches_nothing() -> None:
 def test_a_reader_counts_and_keeps_the_same_with_and_without_it(size: int) -> None:
     texts = [" a", " b", "", "caf\u00e9", ' "', " c", "\\", " d", " e", " f"]
     stream = b"".join(b"data: " + event(text) + b"\n\n" for text in texts)
-    end = json.dumps({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 10}}).encode()
+    ended = {"index": 0, "text": "", "finish_reason": "length"}
+    end = json.dumps({"choices": [ended], "usage": {"prompt_tokens": 3, "completion_tokens": 10}}).encode()
 
     async def read() -> AnswerReader:
         reader = AnswerReader(0.0, keep=True)

@@ -1,6 +1,8 @@
 """The changes a live server calls for: base share, held turns, and dealing requests out to senders."""
 
+import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -43,6 +45,19 @@ def test_held_turns_wait_for_the_answer_and_the_think_time() -> None:
             num_held += 1
         earlier[plain.session] = plain
     assert num_held > 10
+
+
+def test_an_infinite_rate_sends_all_at_once() -> None:
+    at_once = build_trace(replace(SETTINGS, request_rate=math.inf))
+    assert len(at_once.requests) == len(build_trace(replace(SETTINGS, request_rate=None)).requests)
+    assert {request.arrival_s for request in at_once.requests} == {0.0}
+    assert at_once.request_rate == math.inf
+    held = build_trace(replace(SETTINGS, request_rate=math.inf, answers=AnswerSource.SERVER))
+    assert {request.delay_s for request in held.requests} == {0.0}
+    assert any(request.after for request in held.requests)
+    for rate in (0.0, -1.0, math.nan):
+        with pytest.raises(LibraError, match="must be positive, or inf"):
+            replace(SETTINGS, request_rate=rate)
 
 
 @settings(derandomize=True, max_examples=40, deadline=None)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.soak.process import ServedProcess, _family
+from bench.soak.process import ServedProcess, _family, processor_s
 from tests.tiny_models import TinyModel
 
 # Starts a server, tells the processes that belong to it, and would hold it for minutes.
@@ -54,9 +54,9 @@ def test_a_server_ends_with_whoever_started_it(tiny_model: TinyModel, number: si
 def test_processor_time_is_told_apart_and_the_server_stops_when_asked(tiny_model: TinyModel) -> None:
     with ServedProcess(tiny_model.directory) as server:
         processes = _family(server._process.pid)
-        before, whole = server.processor_s(), server.usage().processor_s
+        before, whole = processor_s(server._process.pid), server.usage().processor_s
         assert set(before) == {"server", "engine"}
         assert min(before.values()) > 0.0
-        assert sum(before.values()) <= whole + 1e-6 <= sum(server.processor_s().values()) + 2e-6
+        assert sum(before.values()) <= whole + 1e-6 <= sum(processor_s(server._process.pid).values()) + 2e-6
         assert server.stop() == 0
     wait_for_end(processes)

@@ -52,7 +52,7 @@ class ReadingLoop(EngineLoop):
                 logprobs=[None] * len(tokens),
                 is_stopped=False,
                 state=SequenceState.RUNNING,
-            )  # fmt: skip
+            )
         )
 
     def publish(self) -> None:
