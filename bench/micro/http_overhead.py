@@ -2,8 +2,8 @@
 
 `python -m bench.micro.http_overhead DIR` on an idle machine; DIR is what `libra model make-tiny DIR` wrote. Two equal
 engines differ, as long as they live, by more than is looked for, so that both sides have the same one. Every round
-starts a server anew, gives both sides the same requests, and changes which side goes first, so that what the machine
-does meanwhile meets both. Takes a minute a round. Writes results/server/http_overhead.json.
+gives both sides the same requests and changes which side goes first, so that what the machine does meanwhile meets
+both; every few rounds there is a new server. Takes 35 seconds a round. Writes results/server/http_overhead.json.
 """
 
 import json
@@ -30,6 +30,7 @@ Start = Callable[[], AbstractContextManager[Sides]]
 Pair = tuple[Measured, Measured]
 # Milliseconds of mean TTFT and the share of the throughput that HTTP may cost.
 MAX_ADDED_MS, MAX_LOST = 3.0, 0.05
+ROUNDS_PER_SERVER = 5
 _STOP_S = 10.0
 
 
@@ -57,18 +58,19 @@ def served_engine(directory: Path) -> Iterator[Sides]:
 
 
 def compare(start: Start, loads: Sequence[Load], rounds: int) -> list[list[Pair]]:
-    """(over HTTP, without) of every round, for each of the loads; the last load warms the engine first, uncounted."""
+    """(over HTTP, without) of every round, for each of the loads; the last load warms a new engine first, uncounted."""
     pairs: list[list[Pair]] = [[] for _ in loads]
-    for number in range(rounds):
-        turn = slice(None, None, -1 if number % 2 else 1)
+    for first in range(0, rounds, ROUNDS_PER_SERVER):
         with start() as (http, alone):
             sides = [http, alone]
             for side in sides:
                 side(replace(loads[-1], seed=loads[-1].seed - 1))
-            for load, of_load in zip(loads, pairs, strict=True):
-                drawn = replace(load, seed=load.seed + 10 * number)
-                over, without = [measure(drawn) for measure in sides[turn]][turn]
-                of_load.append((over, without))
+            for number in range(first, min(first + ROUNDS_PER_SERVER, rounds)):
+                turn = slice(None, None, -1 if number % 2 else 1)
+                for load, of_load in zip(loads, pairs, strict=True):
+                    drawn = replace(load, seed=load.seed + 10 * number)
+                    over, without = [measure(drawn) for measure in sides[turn]][turn]
+                    of_load.append((over, without))
     return pairs
 
 
@@ -117,7 +119,7 @@ def rows(loop: str, pairs: list[Pair]) -> list[dict[str, Any]]:
 
 def main(
     directory: Path,
-    rounds: Annotated[int, typer.Option(help="Counted rounds of each comparison.")] = 5,
+    rounds: Annotated[int, typer.Option(help="Counted rounds of each comparison.")] = 20,
     request_rate: Annotated[float, typer.Option(help="Arrivals per second where TTFT is compared.")] = 4.0,
     num_requests: Annotated[int, typer.Option(help="Requests of each load.")] = 32,
     concurrency: Annotated[int, typer.Option(help="Requests at a time where throughput is compared.")] = 8,
