@@ -8,7 +8,7 @@ from bench.peers.files import command_line
 
 
 def test_the_command_names_no_place_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ["--vllm", "/opt/a/bin/vllm", "--model=/tmp/model", "--repeats", "2", "--out", "/tmp/out"]
+    arguments = ["--vllm", "/somewhere/bin/vllm", "--model=/there/model", "--repeats", "2", "--out", "/there/out"]
     monkeypatch.setattr(sys, "argv", ["serve.py", *arguments])
     assert command_line().endswith(" --vllm VLLM/bin/vllm --model DIR --repeats 2")
 
