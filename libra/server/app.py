@@ -41,7 +41,6 @@ _FILES = {
 # Probes and scrapers seldom have a key. /metrics, open as vLLM's is, names the adapters that have requests; no text.
 _OPEN_PATHS = frozenset({"/health", "/ping", "/metrics", "/version", *_FILES})
 _READING_GRACE_S = 10.0
-_POLL_S = 0.02
 # What is read from a body longer than this, in bytes, takes milliseconds.
 _LONG_BODY = 1 << 16
 _STREAM_HEADERS = {
@@ -201,9 +200,6 @@ async def _stream(request: web.Request, generation: Generation, shape: AnswerSha
                 request.app[SERVER].metrics.count_refused(error.status)
                 ending = event(error.document()) + END_OF_STREAM
             await response.write_eof(ending)
-            # Nobody else would wait for what the client has yet to read.
-            while request.app[SERVER].draining and _has_unsent(request):
-                await asyncio.sleep(_POLL_S)
     except Exception as error:
         if not response.prepared or isinstance(error, ConnectionError):
             raise
@@ -214,10 +210,6 @@ async def _stream(request: web.Request, generation: Generation, shape: AnswerSha
             request.transport.abort()
         raise ConnectionResetError("the stream cannot go on") from None
     return response
-
-
-def _has_unsent(request: web.Request) -> bool:
-    return request.transport is not None and request.transport.get_write_buffer_size() > 0
 
 
 async def _aside(server: Server, work: Callable[[], T]) -> T:

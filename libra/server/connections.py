@@ -52,6 +52,12 @@ class ConnectionWatch:
                     _end(connection)
 
 
+def has_unsent(server: web.Server) -> bool:
+    """Whether some of what has been written waits until its client reads."""
+    transports = [connection.transport for connection in server.connections]
+    return any(transport.get_write_buffer_size() > 0 for transport in transports if transport is not None)
+
+
 def _end(connection: web.RequestHandler) -> None:
     transport = connection.transport
     connection.force_close()

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
+from functools import partial
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -11,7 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from libra.errors import LibraError
 from libra.server.app import make_app
 from libra.server.build import Front, make_engine, make_server
-from libra.server.connections import ConnectionWatch
+from libra.server.connections import ConnectionWatch, has_unsent
 from libra.server.engine_client import connect
 from libra.server.engine_process import EngineProcess
 from libra.server.server import Server
@@ -89,11 +90,12 @@ async def _serve_until_told(server: Server, say: Callable[[str], None]) -> bool:
         loop.add_signal_handler(number, note_signal)
     try:
         runner, address = await start_http(server)
+        assert runner.server is not None
         name, num_adapters = server.model.name, len(server.adapters.paths)
         say(f"serving {name} with {num_adapters} adapters on {address} ({server.engine.device})")
         await asked_to_stop.wait()
         say(f"draining {len(server.engine.streams)} requests")
-        ended_well = await _drain(server, in_a_hurry)
+        ended_well = await _drain(server, partial(has_unsent, runner.server), in_a_hurry)
         await runner.cleanup()
         say("stopped" if ended_well else "stopped with requests unfinished")
         return ended_well
@@ -102,8 +104,9 @@ async def _serve_until_told(server: Server, say: Callable[[str], None]) -> bool:
             loop.remove_signal_handler(number)
 
 
-async def _drain(server: Server, in_a_hurry: asyncio.Event) -> bool:
-    draining, hurrying = asyncio.create_task(server.drain()), asyncio.create_task(in_a_hurry.wait())
+async def _drain(server: Server, has_unsent: Callable[[], bool], in_a_hurry: asyncio.Event) -> bool:
+    draining = asyncio.create_task(server.drain(has_unsent))
+    hurrying = asyncio.create_task(in_a_hurry.wait())
     await asyncio.wait((draining, hurrying), return_when=asyncio.FIRST_COMPLETED)
     hurrying.cancel()
     if draining.done():

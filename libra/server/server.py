@@ -5,7 +5,7 @@ import logging
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -159,19 +159,21 @@ class Server:
             "max_model_len": self.model.context_length(self.engine, adapter),
         }
 
-    async def drain(self) -> bool:
-        """Takes on nothing new and waits for what is open, its clients' reading included, for as long as the settings
-        say. Whether all ended well, and the cache adds up."""
+    async def drain(self, has_unsent: Callable[[], bool]) -> bool:
+        """Takes on nothing new and waits for what is open, and until no client ``has_unsent`` answers to read, for as
+        long as the settings say. Whether all ended well, and the cache adds up."""
         self.draining = True
         deadline_s = time.monotonic() + self.settings.drain_timeout_s
-        while (self.engine.streams or self._num_open) and time.monotonic() < deadline_s:
+        while (is_open := self._is_open() or has_unsent()) and time.monotonic() < deadline_s:
             await asyncio.sleep(_POLL_S)
-        is_cut = bool(self.engine.streams or self._num_open)
         for stream in list(self.engine.streams.values()):
             self.engine.abort(stream)
         while self.engine.streams and self.engine.failure is None and time.monotonic() < deadline_s + 5.0:
             await asyncio.sleep(_POLL_S)
-        return not is_cut and await self._adds_up()
+        return not is_open and await self._adds_up()
+
+    def _is_open(self) -> bool:
+        return bool(self.engine.streams or self._num_open)
 
     async def _adds_up(self) -> bool:
         """Whether every block, pin and claim is accounted for now that nobody uses any; the log says what is not."""

