@@ -12,6 +12,8 @@ from bench.replay.departures import Departures
 from bench.replay.faults import Fault, FaultKind
 from bench.replay.http import Address, Connection
 
+# How many connections are opened at a time: beyond its backlog a server lets them wait for a second.
+_AT_A_TIME = 16
 _STOPPED = Fault(FaultKind.INTERRUPTED, "the run was stopped")
 
 
@@ -46,12 +48,21 @@ class Client:
         self._stopped = False
         self.num_reconnects = 0
 
-    async def reach(self, until_s: float) -> None:
-        """Looks the server up and opens a first connection, so that no request waits for that; gives up at ``until_s``
-        of ``time.monotonic``. Where it fails, the requests will meet the same and count it."""
+    async def reach(self, num_connections: int, until_s: float) -> None:
+        """Looks the server up and opens connections, at least one, so that the first requests wait for neither; gives
+        up at ``until_s`` of ``time.monotonic``. Where it fails, the requests will meet the same and count it."""
+        left = iter(range(1, num_connections))
+
+        async def open_some() -> None:
+            with suppress(OSError):
+                for _ in left:
+                    self._connections.release(await self._connections.open())
+
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(until_s - time.monotonic()):
+                # One before the others: they go where it was let in.
                 self._connections.release(await self._connections.open())
+                await asyncio.gather(*(open_some() for _ in range(_AT_A_TIME)))
 
     def begin(self, body: bytes, request_id: str, keep: bool = False) -> Exchange | None:
         """Sends a request at once, where a connection waits for one; what it returns goes to ``post``."""

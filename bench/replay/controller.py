@@ -22,8 +22,9 @@ from libra.request import Request, Segment
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Between the last process being ready and time zero, so that all of them have entered their loops.
-_LEAD_S = 0.25
+# Between the last process being ready and time zero, so that all of them have entered their loops and opened
+# connections.
+_LEAD_S = 0.5
 _STOP_S = 5.0
 _LOOK_S = 0.25
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 READY, STOP = "ready", "stop"
 _REPORT_S = 0.2
+# About as long as an answer takes, after which connections come free.
+_FIRST_S = 0.5
+_MAX_FIRST = 1000
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,13 @@ class Job:
 
     def client(self) -> Client:
         return Client(self.address, self.endpoint, self.headers, self.timeout_s)
+
+    def num_first_connections(self) -> int:
+        """How many connections to open before time zero: one for each request of the first moments, as far as there
+        are slots. Opened when they are needed, they would make late what is due then."""
+        num_requests = sum(not request.after and request.arrival_s < _FIRST_S for request in self.requests)
+        slots = self.send.max_concurrency
+        return min(num_requests, _MAX_FIRST, num_requests if slots is None else slots)
 
     def writer(self) -> BodyWriter:
         if self.endpoint == CHAT:
@@ -95,7 +105,7 @@ async def run_job(job: Job, upcoming: Upcoming, start_s: float, pipe: Pipe | Non
         _stop_on_word(sender, pipe)
     processor_s = time.process_time()
     try:
-        await client.reach(start_s)
+        await client.reach(job.num_first_connections(), start_s)
         await sender.run(upcoming, start_s)
     finally:
         client.close()

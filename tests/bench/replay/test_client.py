@@ -139,8 +139,11 @@ def test_connections_are_used_again_and_lost_ones_replaced() -> None:
     assert (num_bodies, num_reconnects) == (4, 1)
 
 
-def test_a_server_that_was_reached_has_a_connection_open() -> None:
-    async def run() -> tuple[int, Answer]:
+@pytest.mark.parametrize("num_connections", [0, 1, 40])
+def test_a_server_that_was_reached_has_connections_open(num_connections: int) -> None:
+    wanted = max(num_connections, 1)
+
+    async def run() -> tuple[int, list[Answer]]:
         opened = 0
 
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -153,22 +156,23 @@ def test_a_server_that_was_reached_has_a_connection_open() -> None:
         server = await asyncio.start_server(handle, "127.0.0.1", 0)
         async with server:
             client = Client(parse_url(f"localhost:{server.sockets[0].getsockname()[1]}"), COMPLETIONS, {}, 5.0)
-            await client.reach(time.monotonic() + 2.0)
-            answer = await client.post(BODY, "r1")
+            await client.reach(num_connections, time.monotonic() + 5.0)
+            while opened < wanted:  # the server's side of the last may come later
+                await asyncio.sleep(0.001)
+            answers = await asyncio.gather(*(client.post(BODY, f"r{number}") for number in range(wanted)))
             client.close()
-            return opened, answer
+            return opened, answers
 
-    opened, answer = asyncio.run(run())
-    assert opened == 1
-    assert answer.fault is not None
-    assert answer.fault.status == 503
+    opened, answers = asyncio.run(run())
+    assert opened == wanted
+    assert [answer.fault and answer.fault.status for answer in answers] == [503] * wanted
 
 
 @pytest.mark.parametrize("lead_s", [5.0, -1.0])
 def test_a_server_that_is_not_there_is_left_to_the_requests(lead_s: float) -> None:
     async def reach_and_post() -> Answer:
         client = Client(parse_url("http://127.0.0.1:9"), COMPLETIONS, {}, 2.0)
-        await client.reach(time.monotonic() + lead_s)
+        await client.reach(3, time.monotonic() + lead_s)
         return await client.post(BODY, "r1")
 
     start_s = time.monotonic()
@@ -184,7 +188,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Connections, "open", hang)
     start_s = time.monotonic()
-    asyncio.run(Client(parse_url("http://127.0.0.1:9"), COMPLETIONS, {}, 60.0).reach(start_s + 0.1))
+    asyncio.run(Client(parse_url("http://127.0.0.1:9"), COMPLETIONS, {}, 60.0).reach(3, start_s + 0.1))
     assert 0.1 <= time.monotonic() - start_s < 10.0
 
 

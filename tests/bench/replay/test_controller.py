@@ -116,3 +116,12 @@ def test_a_sender_that_dies_is_an_error(act: Callable[[list[Work]], list[threadi
     with pytest.raises(LibraError, match="a sender process ended before its work was done"):
         send_traffic(JOB, 1, lambda time_s, num_done: None)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(("slots", "expected"), [(None, 3), (2, 2), (5, 3)])
+def test_a_sender_opens_connections_for_its_first_requests(slots: int | None, expected: int) -> None:
+    arrivals_s = [0.0, 0.1, 0.4, 0.6, 7.0]
+    requests = [Request(number, arrival_s, None, 1) for number, arrival_s in enumerate(arrivals_s)]
+    later = Request(9, 0.0, None, 1, after=(0,))
+    job = replace(JOB, requests=(*requests, later), send=SendOptions(max_concurrency=slots))
+    assert job.num_first_connections() == expected
