@@ -9,6 +9,8 @@ from libra.kernels import BACKENDS
 from workloads.demand import Demand, check_num_adapters
 
 DEFAULT_POLICIES = ("fastlibra", "vllm", "vllm-offload", "slora", "lru", "order-only")
+# Over a slower link one adapter takes minutes, and a simulation ticks through all of them.
+MIN_LINK_GBPS = 1e-3
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class BenchSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise LibraError(f"--{name.removesuffix('_s').replace('_', '-')} must be above 0, got {value}")
+        if self.link_gbps is not None and self.link_gbps < MIN_LINK_GBPS:
+            raise LibraError(f"--link-gbps must be at least {MIN_LINK_GBPS:g} (1 MB/s), got {self.link_gbps:g}")
         if self.num_loras is not None:
             check_num_adapters(self.num_loras)
         if self.trace is not None and (self.arrivals, self.burstiness) != (Demand.arrivals, Demand.burstiness):

@@ -82,6 +82,7 @@ def test_a_trace_runs_as_the_workload_it_was_made_from(capsys: pytest.CaptureFix
         ((*SHORT, "--num-loras", "0"), "at least 1 adapter"),
         ((*SHORT, "--hbm-cache-gib", "1", "--cache-fraction", "1"), "give one of them"),
         ((*SHORT, "--hbm-cache-gib", "nan"), "must be above 0"),
+        ((*SHORT, "--link-gbps", "1e-30"), "--link-gbps must be at least 0.001"),
         ((*SHORT, "--hbm-cache-gib", "0.01"), "the largest adapter takes 27 blocks"),
         ((*SHORT, "--policy", "vllm", "--hbm-cache-gib", "0.3"), "a share of"),
         ((*SHORT, "--policy", "lru,lru"), "names a policy twice"),
