@@ -22,9 +22,9 @@ from libra.request import Request, Segment
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Between the last process being ready and time zero, so that all of them have entered their loops and opened
-# connections.
-_LEAD_S = 0.5
+# Between the last process being ready and time zero, so that all of them have entered their loops and, at so long for
+# each, opened their first connections.
+_LEAD_S, _OPENING_S = 0.25, 4e-4
 _STOP_S = 5.0
 _LOOK_S = 0.25
 
@@ -64,7 +64,8 @@ def send_traffic(
             _receive(pipe)
         interrupts = interrupts or stack.enter_context(Interrupts())
         interrupts.hold()
-        start_s = time.monotonic() + _LEAD_S
+        opening_s = _OPENING_S * max((job.num_first_connections() for job in jobs), default=0)
+        start_s = time.monotonic() + _LEAD_S + opening_s
         for pipe in pipes:
             pipe.send(start_s)
         results = _gather(pipes, start_s, on_progress, interrupts)

@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
 READY, STOP = "ready", "stop"
 _REPORT_S = 0.2
-# About as long as an answer takes, after which connections come free.
-_FIRST_S = 0.5
-_MAX_FIRST = 1000
+_FIRST_S, _MAX_FIRST = 1.0, 2000
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Job:
         return Client(self.address, self.endpoint, self.headers, self.timeout_s)
 
     def num_first_connections(self) -> int:
-        """How many connections to open before time zero: one for each request of the first moments, as far as there
+        """How many connections to open before time zero: one for each request of the first second, as far as there
         are slots. Opened when they are needed, they would make late what is due then."""
         num_requests = sum(not request.after and request.arrival_s < _FIRST_S for request in self.requests)
         slots = self.send.max_concurrency

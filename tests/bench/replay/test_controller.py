@@ -120,7 +120,7 @@ def test_a_sender_that_dies_is_an_error(act: Callable[[list[Work]], list[threadi
 
 @pytest.mark.parametrize(("slots", "expected"), [(None, 3), (2, 2), (5, 3)])
 def test_a_sender_opens_connections_for_its_first_requests(slots: int | None, expected: int) -> None:
-    arrivals_s = [0.0, 0.1, 0.4, 0.6, 7.0]
+    arrivals_s = [0.0, 0.1, 0.9, 1.1, 7.0]
     requests = [Request(number, arrival_s, None, 1) for number, arrival_s in enumerate(arrivals_s)]
     later = Request(9, 0.0, None, 1, after=(0,))
     job = replace(JOB, requests=(*requests, later), send=SendOptions(max_concurrency=slots))
