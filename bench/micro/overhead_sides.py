@@ -76,11 +76,11 @@ def over_http(process: int, url: str, load: Load) -> Measured:
     """The load from this process, by the client of `libra replay` as that runs it: in the event loop it prefers, with
     short slices from here on. ``process`` serves at ``url``; its children are the engine."""
     ask_for_short_slices()
-    before, num_steps = processor_s(process), _steps_told(url)
+    num_steps = _steps_told(url)
+    before = processor_s(process)
     with asyncio.Runner(loop_factory=loop_factory(fastest_loop())) as runner:
         measured = runner.run(_over_http(url, load))
     processor_ms = {name: 1e3 * (after_s - before[name]) for name, after_s in processor_s(process).items()}
-    time.sleep(2.0 * SNAPSHOT_INTERVAL_S)
     return replace(
         measured,
         processor_ms_per_token=measured.processor_ms_per_token
@@ -90,7 +90,8 @@ def over_http(process: int, url: str, load: Load) -> Measured:
 
 
 def _steps_told(url: str) -> int:
-    """The engine's steps since it began, as /metrics had them last."""
+    """The engine's steps up to now; it rests, and tells them after a while."""
+    time.sleep(2.0 * SNAPSHOT_INTERVAL_S)
     with urllib.request.urlopen(f"{url}/metrics", timeout=_TIMEOUT_S) as response:
         page = response.read().decode()
     line = next(line for line in page.splitlines() if line.startswith("libra:engine_steps_total{"))
