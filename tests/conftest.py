@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
 if not Path("/dev/nvidiactl").exists():
     # Without a GPU kernels run in Triton's interpreter. Triton reads this once, whoever imports it first.
     os.environ["TRITON_INTERPRET"] = "1"
+
+# The same examples in every run, however slow the machine is; --hypothesis-profile default draws others.
+hypothesis.settings.register_profile(
+    "libra", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("libra")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -89,7 +89,7 @@ def belady_hits(trace: list[int], capacity: int) -> int:
     return hits
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(trace=st.lists(st.integers(0, 7), min_size=1, max_size=60), capacity=st.integers(1, 6))
 def test_optgen_counts_the_hits_of_belady(trace: list[int], capacity: int) -> None:
     optgen = OptGen()

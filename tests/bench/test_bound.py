@@ -54,7 +54,7 @@ def fewest_misses(pages: list[int], capacity: int) -> int:
     return misses(0, frozenset())
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=14), st.integers(1, 4))
 def test_for_single_pages_it_is_the_optimum(pages: list[int], capacity: int) -> None:
     future, records = paged(pages)
@@ -120,7 +120,7 @@ def test_on_the_golden_trace_nobody_is_below_it_and_clairvoyant_is_nearest(hbm_b
     assert misses["clairvoyant"] == min(misses.values())
 
 
-@settings(max_examples=25, derandomize=True, deadline=None)
+@settings(max_examples=25)
 @given(
     name=st.sampled_from(sorted(VARIANTS)),
     seed=st.integers(0, 1000),

@@ -30,7 +30,7 @@ SMALL = BenchSettings(
 # ---- the search ----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=80, derandomize=True, deadline=None)
+@settings(max_examples=80)
 @given(st.integers(-100, 100), st.integers(1, 15))
 def test_the_highest_step_of_a_monotone_answer_is_found(last: int, doubling: int) -> None:
     asked: list[int] = []
@@ -75,7 +75,7 @@ def test_a_rule_that_makes_no_sense_is_refused(change: dict[str, object]) -> Non
 # ---- early stops ---------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.floats(0.0, 1e4), min_size=1, max_size=11), st.floats(1.0, 1e3))
 def test_a_seed_above_the_factor_settles_the_interval(others: list[float], limit: float) -> None:
     seeds = [limit * hopeless_factor(len(others) + 1) * 1.0001, *others]

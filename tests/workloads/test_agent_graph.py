@@ -45,7 +45,7 @@ def calls_of(graph: CallGraph, **changes: int) -> tuple[list[TaskCall], int]:
     rate=st.floats(1.0, 6.0),
     arrivals=st.sampled_from(["poisson", "gamma:2", "onoff:5,5", "drift:20"]),
 )
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12)
 def test_tasks_are_trees_whose_calls_hold_the_answers_they_wait_for(
     seed: int, num_adapters: int, rate: float, arrivals: str
 ) -> None:

@@ -40,7 +40,7 @@ def sessions_of(trace: Trace) -> dict[str, list[Request]]:
     return sessions
 
 
-@settings(derandomize=True, max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(corpora, st.integers(0, 3), st.sampled_from([0.02, 2.0]), st.sampled_from([0, 5]))
 def test_any_dialogs_make_a_sound_trace(found: list[Dialog], seed: int, rate: float, system_tokens: int) -> None:
     options = {"seed": seed, "request_rate": rate, "text": TextOptions(system_tokens=system_tokens)}

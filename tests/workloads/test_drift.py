@@ -32,7 +32,7 @@ def order_at(found: SwapRanking, time_s: float) -> np.ndarray:
     swaps=st.lists(st.tuples(st.floats(0, 10), st.integers(0, 7), st.integers(0, 7)), max_size=20),
     asked=st.lists(st.tuples(st.floats(-1, 11), st.integers(0, 7)), max_size=20),
 )
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 def test_holders_are_those_of_one_swap_after_another(
     num_adapters: int, swaps: list[tuple[float, int, int]], asked: list[tuple[float, int]]
 ) -> None:

@@ -89,7 +89,7 @@ def request_lists(draw: st.DrawFn) -> list[Request]:
     return requests
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(request_lists())
 def test_held_intervals_are_the_union_over_requests(requests: list[Request]) -> None:
     columns = trace_columns(requests, service=SERVICE)

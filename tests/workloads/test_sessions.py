@@ -37,7 +37,7 @@ def sessions_of(trace: Trace) -> list[list[Request]]:
     arrivals=st.sampled_from(["poisson", "gamma:0", "gamma:2.5", "onoff:5,5,9", "ramp:1,4", "drift:20"]),
     popularity=st.sampled_from([None, "zipf:0.5", "uniform", "distinct", "identical", "gaussian:0.1"]),
 )
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25)
 def test_structure(name: str, seed: int, num_adapters: int, rate: float, arrivals: str, popularity: str | None) -> None:
     demand = Demand(num_adapters, rate, 60.0, seed, popularity, arrivals)
     trace = WORKLOADS[name].generate(demand)

@@ -36,6 +36,7 @@ class Behaviour:
     retry_after: str = "0"
     models_status: int = 200
     max_model_len: int | None = None
+    together: int = 0  # no request is answered before so many have come
     unlisted: tuple[str, ...] = ()  # adapters of which only /v1/models/NAME knows
 
 
@@ -83,6 +84,8 @@ class Stub:
         body = await request.json()
         self.bodies.append(body)
         self.headers.append(dict(request.headers))
+        while len(self.bodies) < self.behaviour.together:
+            await asyncio.sleep(0.005)
         fault = self.behaviour.script.pop(0) if self.behaviour.script else "ok"
         if fault.isdigit():
             error = {"error": {"message": f"told to answer {fault}", "type": "stub", "param": None, "code": None}}

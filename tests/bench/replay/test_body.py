@@ -18,7 +18,7 @@ def read(body: Body, data: bytes, cuts: list[int]) -> bytes:
     return b"".join(body.feed(data[start:end]) for start, end in pairwise(edges) if start < end)
 
 
-@settings(derandomize=True, max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.integers(0, len(ENCODED)), max_size=20))
 def test_chunks_come_back_whole(cuts: list[int]) -> None:
     body = ChunkedBody()

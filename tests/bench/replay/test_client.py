@@ -98,7 +98,7 @@ def test_every_failure_has_its_kind(fault: str, label: str, detail: str) -> None
 
 
 def test_a_stall_ends_at_the_timeout_with_the_tokens_there_are() -> None:
-    answer = post(Behaviour(script=["stall"]), timeout_s=0.3)
+    answer = post(Behaviour(script=["stall"]), timeout_s=3.0)
     assert answer.fault is not None
     assert answer.fault.kind is FaultKind.TIMEOUT
     assert answer.streamed_tokens == 1
@@ -179,7 +179,7 @@ def test_a_server_that_is_not_there_is_left_to_the_requests(lead_s: float) -> No
     fault = asyncio.run(reach_and_post()).fault
     assert fault is not None
     assert fault.kind is FaultKind.CONNECT
-    assert time.monotonic() - start_s < 2.0
+    assert time.monotonic() - start_s < 4.5  # the time there was to reach it was longer
 
 
 def test_a_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

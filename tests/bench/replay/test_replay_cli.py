@@ -38,7 +38,7 @@ def test_two_servers_are_replayed_and_compared(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
     monkeypatch.setattr(sys, "argv", ["libra", "replay", "--api-key", "secret-key"])
-    libra, other = Behaviour(server="libra", cached_tokens=2), Behaviour(server="vllm", ttft_s=0.05)
+    libra, other = Behaviour(server="libra", cached_tokens=2), Behaviour(server="vllm", ttft_s=0.5)
     stubs = [start_stub(libra), start_stub(other)]
     outputs = []
     for stub, extra in zip(stubs, (("--workers", "2", "--scrape", "--scrape-interval", "0.3"), ()), strict=True):

@@ -76,15 +76,15 @@ def send(
 def test_arrivals_keep_an_absolute_schedule(loop: EventLoop) -> None:
     if loop is EventLoop.UVLOOP:
         pytest.importorskip("uvloop")
-    seen, stub = send(Behaviour(ttft_s=0.3), [request(number, 0.02 * number) for number in range(20)], loop=loop)
+    # No request waits for an answer: there is none before all are out.
+    requests = [request(number, 0.02 * number) for number in range(20)]
+    seen, stub = send(Behaviour(together=20), requests, timeout_s=10.0, loop=loop)
     assert len(stub.bodies) == 20
     assert all(item.finished for item in seen)
-    # No request waits for an answer: all are out long before the first token.
-    sent = [item.first_sent_s or 0.0 for item in seen]
-    assert max(sent) < 0.65
     assert [item.record.arrival_s for item in seen] == [0.02 * number for number in range(20)]
     lags = [item.send_lag_s or 0.0 for item in seen]
-    assert sum(lags) / len(lags) < 0.1
+    assert min(lags) >= 0.0
+    assert sum(lags) / len(lags) < 1.0, "a moment's stall of the machine is allowed, another clock is not"
 
 
 def test_latency_counts_from_the_schedule_where_slots_are_few() -> None:
@@ -109,9 +109,9 @@ def test_a_busy_generator_s_delay_is_send_lag(options: SendOptions) -> None:
             client = Client(parse_url(stub.url), COMPLETIONS, {}, 5.0)
             sender = Sender(client, TokenIdBodies(BodyOptions(100), MODELS, frozenset()), MODELS, options)
             start_s = time.monotonic()
-            work = asyncio.create_task(sender.run(Upcoming([request(0, 0.15)]), start_s))
+            work = asyncio.create_task(sender.run(Upcoming([request(0, 2.0)]), start_s))
             await asyncio.sleep(0.1)
-            time.sleep(max(start_s + 0.15 - time.monotonic(), 0.0))
+            time.sleep(max(start_s + 2.0 - time.monotonic(), 0.0))
             client.departures.leave(time.monotonic())
             time.sleep(0.1)
             await work
@@ -134,7 +134,9 @@ def test_failures_are_rows_of_their_own_status() -> None:
 
 def test_retries_are_counted_and_stay_inside_the_latency() -> None:
     seen, stub = send(
-        Behaviour(script=["429", "503"], retry_after="0.1"), [request(0, 0.0), request(1, 2.0)], SendOptions(retries=2)
+        Behaviour(script=["429", "503"], retry_after="0.1"),
+        [request(0, 0.0), request(1, 0.0, after=(0,))],
+        SendOptions(retries=2),
     )
     assert [item.attempts for item in seen] == [3, 1]
     assert seen[0].faults == ("http 429", "http 503")
@@ -212,13 +214,15 @@ def test_stopping_does_not_wait_for_connections_and_slots(monkeypatch: pytest.Mo
 
 def test_stopping_keeps_what_there_is() -> None:
     async def stop_soon(sender: Sender) -> None:
-        await asyncio.sleep(0.4)
+        while not sender.observations:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(2.0)
         sender.stop()
 
-    requests = [request(0, 0.0), request(1, 0.2, output_tokens=500), request(2, 60.0)]
+    requests = [request(0, 0.0), request(1, 0.2, output_tokens=3000), request(2, 60.0)]
     start_s = time.monotonic()
-    seen, _ = send(Behaviour(tpot_s=0.01), requests, during=stop_soon)
-    assert time.monotonic() - start_s < 5
+    seen, _ = send(Behaviour(tpot_s=0.01), requests, during=stop_soon, timeout_s=50.0)
+    assert time.monotonic() - start_s < 20
     assert [item.record.status for item in seen[:2]] == ["finished", "unfinished"]
     assert seen[1].record.token_times
     assert seen[1].record.reason == "interrupted: the run was stopped"

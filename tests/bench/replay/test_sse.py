@@ -13,7 +13,7 @@ STREAM = 'data: {"a":"é…"}\n\n: ping\n\ndata:two\r\ndata: lines\r\n\r\nevent:
 EVENTS = ['{"a":"é…"}'.encode(), b"two\nlines", b"[DONE]"]
 
 
-@settings(derandomize=True, max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
 def test_any_cut_gives_the_same_events(cuts: list[int]) -> None:
     stream, events = EventStream(), []

@@ -60,7 +60,7 @@ def test_an_infinite_rate_sends_all_at_once() -> None:
             replace(SETTINGS, request_rate=rate)
 
 
-@settings(derandomize=True, max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 8), min_size=1, max_size=60), st.integers(1, 5))
 def test_senders_share_the_requests_and_keep_chains_whole(links: list[int], num_parts: int) -> None:
     requests = [

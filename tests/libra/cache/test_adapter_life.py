@@ -112,8 +112,6 @@ def test_invariants_hold_while_adapters_come_and_go(name: str, host: str) -> Non
         settings=settings(
             max_examples=12,
             stateful_step_count=60,
-            deadline=None,
-            derandomize=True,
             suppress_health_check=list(HealthCheck),
         ),
     )

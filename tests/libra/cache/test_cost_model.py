@@ -162,7 +162,7 @@ def test_recency_of_a_node_just_used_is_one_half() -> None:
     assert np.exp(log_recency(np.array([0.0]), 60.0)) == pytest.approx([0.5])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     idle_s=st.floats(0, 1500),
     visits=st.floats(0.01, 1e4),

@@ -238,8 +238,6 @@ def test_invariants_hold_whatever_is_asked(name: str, host: str) -> None:
         settings=settings(
             max_examples=15,
             stateful_step_count=60,
-            deadline=None,
-            derandomize=True,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -82,7 +82,7 @@ def check_passing(sequences: list[Sequence], max_pass_s: float) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 @example(seed=0, size="tight", link="slow", gap_s=0.005, max_num_seqs=2, budget=5, max_pass_s=1.0)
-@settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 10**6),
     size=st.sampled_from(list(SIZES)[:3]),

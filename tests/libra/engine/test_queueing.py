@@ -119,7 +119,7 @@ def test_nobody_is_passed_for_longer_than_allowed_and_the_preempted_come_first()
 # ---- many queues ---------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(values=st.lists(st.floats(0, 1, width=16), min_size=1, max_size=40))
 def test_every_value_is_nearest_to_the_centroid_of_its_queue(values: list[float]) -> None:
     sizes = np.array(values)
@@ -239,7 +239,7 @@ def test_one_that_has_been_passed_for_long_enough_comes_first_whatever_its_queue
     assert served.order() == []
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_whatever_comes_and_goes_something_is_offered_when_nothing_runs(data: st.DataObject) -> None:
     served, running = Served(), list[Sequence]()

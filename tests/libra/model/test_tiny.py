@@ -66,14 +66,12 @@ def test_text_survives_the_tokenizer(tiny_model: TinyModel, text: str) -> None:
 def test_other_threads_run_while_a_long_text_is_tokenised(tiny_model: TinyModel) -> None:
     tokenizer = Tokenizer(tiny_model.directory)
     thread = threading.Thread(target=tokenizer.encode, args=("tea at ten " * 30_000,))
-    started_s = last_s = time.perf_counter()
-    longest_s = 0.0
+    num_turns = 0
     thread.start()
     while thread.is_alive():
         time.sleep(0.001)
-        now_s = time.perf_counter()
-        longest_s, last_s = max(longest_s, now_s - last_s), now_s
-    assert longest_s < 0.7 * (last_s - started_s)
+        num_turns += 1
+    assert num_turns > 20, "one or two while the work holds the interpreter, hundreds while it does not"
 
 
 def test_merges_shorten_plain_text(tiny_model: TinyModel) -> None:

@@ -19,6 +19,7 @@ from aiohttp import web
 from baselines import find_policy
 from libra.engine.config import EngineConfig
 from libra.engine.engine import Engine
+from libra.engine.executor import StepBatch, StepResult
 from libra.server.build import build_front, make_engine, make_server
 from libra.server.connections import has_unsent
 from libra.server.engine_client import connect
@@ -161,9 +162,12 @@ class Running:
             assert not engine.manager.holdings
             engine.manager.check()
 
-        # What ends a request goes another way than its answer, and may be a moment longer on it.
-        deadline_s = time.monotonic() + 0.2
-        while self.in_engine(lambda engine: engine.scheduler.has_work) and time.monotonic() < deadline_s:
+        # What ends a request goes another way than its answer, and may be a few steps longer on it.
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0.01), self.loop).result(timeout=20)
+        last_step = self.in_engine(lambda engine: engine.num_steps) + 100
+        deadline_s = time.monotonic() + 5.0
+        while self.in_engine(lambda engine: engine.scheduler.has_work and engine.num_steps < last_step):
+            assert time.monotonic() < deadline_s, "the engine waits for something"
             time.sleep(0.001)
         self.in_engine(check)
         # The last news of an ended request are on their way when the engine answers.
@@ -171,6 +175,32 @@ class Running:
         while self.server.engine.streams and time.monotonic() < deadline_s:
             time.sleep(0.001)
         assert not self.server.engine.streams
+
+
+def slow_down(engine: Engine, by_s: float = 0.03) -> Callable[..., StepResult]:
+    """Every step takes so much more, on any machine; returns what the executor did before."""
+    compute = engine.executor.execute
+
+    def execute(batch: StepBatch, max_steps: int, until_s: float) -> StepResult:
+        time.sleep(by_s)
+        return compute(batch, max_steps, until_s)
+
+    engine.executor.execute = execute  # type: ignore[method-assign]
+    return compute
+
+
+@contextmanager
+def slowed(server: Running) -> Iterator[None]:
+    """Long answers take many seconds: none ends before the test has got to its next line."""
+    compute = server.in_engine(slow_down)
+
+    def restore(engine: Engine) -> None:
+        engine.executor.execute = compute  # type: ignore[method-assign]
+
+    try:
+        yield
+    finally:
+        server.in_engine(restore)
 
 
 def engine_settings(tiny: TinyModel, **changes: Any) -> EngineSettings:

@@ -16,7 +16,7 @@ from baselines import find_policy
 from libra.engine.engine import Engine
 from libra.model.adapter import AdapterSource
 from libra.server.settings import EngineSettings
-from tests.libra.server.running import BASE, Reply, Running, engine_settings, running, settings
+from tests.libra.server.running import BASE, Reply, Running, engine_settings, running, settings, slowed
 from tests.tiny_models import TinyModel
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
@@ -227,15 +227,16 @@ def test_loading_in_place_replaces_weights_once_open_requests_have_ended(served:
 
 def test_requests_for_an_adapter_that_is_being_replaced_wait_for_it(served: Running, root: Path) -> None:
     old, new = (tokens(served, name) for name in ("adapter-00", "adapter-01"))
-    blocker = served.open(
-        "POST", "/v1/completions",
-        {"model": "adapter-00", "prompt": PROMPT, "max_tokens": 200, "ignore_eos": True, "stream": True},
-    )  # fmt: skip
-    blocker.getresponse()
-    change = {"lora_name": "adapter-00", "lora_path": str(root / "adapter-01"), "load_inplace": True}
-    replacing = served.open("POST", "/v1/load_lora_adapter", change)
-    while "adapter-00" in served.server.adapters.paths:
-        time.sleep(0.001)
+    with slowed(served):
+        blocker = served.open(
+            "POST", "/v1/completions",
+            {"model": "adapter-00", "prompt": PROMPT, "max_tokens": 200, "ignore_eos": True, "stream": True},
+        )  # fmt: skip
+        blocker.getresponse()
+        change = {"lora_name": "adapter-00", "lora_path": str(root / "adapter-01"), "load_inplace": True}
+        replacing = served.open("POST", "/v1/load_lora_adapter", change)
+        while "adapter-00" in served.server.adapters.paths:
+            time.sleep(0.001)
     assert tokens(served, "adapter-00") == new != old
     assert replacing.getresponse().status == 200
     for connection in (blocker, replacing):

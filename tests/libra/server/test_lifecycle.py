@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,7 +23,7 @@ from libra.cache.pool import RUNNING
 from libra.engine.engine import Engine
 from libra.server.answers import AnswerShape, CompletionShape
 from libra.server.outlet import Outlet
-from tests.libra.server.running import BASE, Running, engine_settings, running, settings
+from tests.libra.server.running import BASE, Running, engine_settings, running, settings, slow_down, slowed
 from tests.tiny_models import TinyModel
 
 LONG = {"model": BASE, "prompt": [1, 2, 3], "max_tokens": 400, "ignore_eos": True, "temperature": 0}
@@ -36,16 +37,17 @@ def until(condition: Any, seconds: float = 10.0) -> None:
 
 
 def test_a_client_that_goes_away_frees_its_blocks_within_a_step(served: Running) -> None:
-    for stream in (True, False):
-        connection = served.open("POST", "/v1/completions", {**LONG, "stream": stream})
-        until(lambda: served.in_engine(lambda engine: len(engine.scheduler.running)) == 1)
-        if stream:
-            connection.getresponse().read(10)
-        steps = served.in_engine(lambda engine: engine.num_steps)
-        connection.close()
-        until(lambda: not served.in_engine(lambda engine: engine.scheduler.has_work))
-        assert served.in_engine(lambda engine: engine.num_steps) - steps < 100, "it was computed to the end"
-        served.check_idle()
+    with slowed(served):
+        for stream in (True, False):
+            connection = served.open("POST", "/v1/completions", {**LONG, "stream": stream})
+            until(lambda: served.in_engine(lambda engine: len(engine.scheduler.running)) == 1)
+            if stream:
+                connection.getresponse().read(10)
+            steps = served.in_engine(lambda engine: engine.num_steps)
+            connection.close()
+            until(lambda: not served.in_engine(lambda engine: engine.scheduler.has_work))
+            assert served.in_engine(lambda engine: engine.num_steps) - steps < 150, "it was computed to the end"
+            served.check_idle()
 
 
 def test_a_storm_of_disconnects_leaves_nothing_behind(served: Running, caplog: pytest.LogCaptureFixture) -> None:
@@ -81,10 +83,11 @@ def test_a_storm_of_disconnects_leaves_nothing_behind(served: Running, caplog: p
 
 def test_a_draining_server_finishes_what_is_open_and_takes_nothing_new(tiny_model: TinyModel) -> None:
     with running(settings(), engine_settings(tiny_model)) as server:
-        connections = [server.open("POST", "/v1/completions", {**LONG, "max_tokens": 60}) for _ in range(4)]
-        until(lambda: len(server.server.engine.streams) == 4)
-        drained = server.drain()
-        until(lambda: server.server.draining)
+        with slowed(server):
+            connections = [server.open("POST", "/v1/completions", {**LONG, "max_tokens": 200}) for _ in range(4)]
+            until(lambda: len(server.server.engine.streams) == 4)
+            drained = server.drain()
+            until(lambda: server.server.draining)
         refused = server.complete(prompt="late")
         assert (refused.status, refused.error["code"]) == (503, "shutting_down")
         assert "Retry-After" in refused.headers
@@ -92,7 +95,7 @@ def test_a_draining_server_finishes_what_is_open_and_takes_nothing_new(tiny_mode
         for connection in connections:
             response = connection.getresponse()
             assert response.status == 200
-            assert b'"completion_tokens": 60' in response.read()
+            assert b'"completion_tokens": 200' in response.read()
             connection.close()
         assert drained.result(timeout=10) is True
         server.check_idle()
@@ -100,6 +103,7 @@ def test_a_draining_server_finishes_what_is_open_and_takes_nothing_new(tiny_mode
 
 def test_draining_does_not_wait_for_ever(tiny_model: TinyModel) -> None:
     with running(settings(drain_timeout_s=0.05), engine_settings(tiny_model)) as server:
+        server.in_engine(slow_down)
         connection = server.open("POST", "/v1/completions", {**LONG, "stream": True})
         response = connection.getresponse()
         drained = server.drain()
@@ -233,8 +237,8 @@ def test_a_slow_load_is_looked_at_ever_more_rarely(tiny_model: TinyModel) -> Non
 
         time.sleep(0.5)
         server.in_engine(watch)
-        time.sleep(0.5)
-        assert 0 < len(looks) < 100, "at half a millisecond it would be a thousand"
+        until(lambda: len(looks) > 20)
+        assert looks[20] - looks[10] > 10 * 0.005, "at half a millisecond it would be a tenth of that"
         connection.close()
 
 
@@ -253,6 +257,7 @@ def test_a_drained_server_proves_that_its_cache_adds_up(
 
 def test_when_the_engine_dies_everybody_hears_of_it(tiny_model: TinyModel, caplog: Any) -> None:
     with running(settings(), engine_settings(tiny_model)) as server:
+        server.in_engine(slow_down)
         streaming = server.open("POST", "/v1/completions", {**LONG, "stream": True})
         response = streaming.getresponse()
         waiting = server.open("POST", "/v1/completions", LONG)
@@ -321,16 +326,17 @@ def test_the_command_serves_until_a_signal_and_then_drains(tiny_model: TinyModel
         assert "serving llama with 2 adapters on http://127.0.0.1:" in first
         port = int(first.split("127.0.0.1:")[1].split()[0])
         client = Running(None, None, "127.0.0.1", port, None, None)  # type: ignore[arg-type]
-        body = {**LONG, "model": "adapter-01", "max_tokens": 200, "stream": True}
+        body = {**LONG, "model": "adapter-01", "stream": True}
         connections = [client.open("POST", "/v1/completions", body) for _ in range(8)]
         responses = [connection.getresponse() for connection in connections]
         process.send_signal(signal.SIGTERM)
-        assert process.stderr.readline() == "draining 8 requests\n"
+        # Some may have ended by then where this process was held up.
+        assert re.fullmatch(r"draining [1-8] requests\n", process.stderr.readline())
         late = client.complete(model="llama")
         assert (late.status, late.error["code"]) == (503, "shutting_down")
         for connection, response in zip(connections, responses, strict=True):
             answer = response.read()
-            assert answer.count(b'"text"') == 200, "the signal cut an answer short"
+            assert answer.count(b'"text"') == 400, "the signal cut an answer short"
             assert answer.endswith(b"data: [DONE]\n\n")
             connection.close()
         assert process.stderr.read() == "stopped\n"

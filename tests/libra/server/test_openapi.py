@@ -102,9 +102,7 @@ def test_answers_are_what_the_document_says_whatever_is_sent(small: Running, mod
     if mode is GenerationMode.NEGATIVE:
         operations = [operation for operation in operations if operation.body]
 
-    @hypothesis_settings(
-        derandomize=True, max_examples=80, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-    )
+    @hypothesis_settings(max_examples=80, database=None, suppress_health_check=list(HealthCheck))
     @given(st.one_of([operation.as_strategy(generation_mode=mode) for operation in operations]), st.data())
     def check(case: Any, data: st.DataObject) -> None:
         # A name that is served gets past the 404, to all that lies behind it.

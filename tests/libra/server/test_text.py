@@ -45,13 +45,13 @@ def pieces_of(tokenizer: Tokenizer, tokens: list[int], context: list[int] | None
     return [*(detokenizer.add(token) for token in tokens), detokenizer.finish()]
 
 
-@settings(derandomize=True, max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.integers(0, 511), max_size=40))
 def test_pieces_add_up_to_the_text_of_all_tokens(tokenizer: Tokenizer, tokens: list[int]) -> None:
     assert "".join(pieces_of(tokenizer, tokens)) == tokenizer.decode(tokens)
 
 
-@settings(derandomize=True, max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(alphabet=st.sampled_from("aé你😀 \u0301\u200d👩"), max_size=20))
 def test_no_piece_holds_half_a_character(tokenizer: Tokenizer, text: str) -> None:
     tokens = tokenizer.encode(text, add_special_tokens=False)
@@ -60,7 +60,7 @@ def test_no_piece_holds_half_a_character(tokenizer: Tokenizer, text: str) -> Non
     assert not any("\ufffd" in piece for piece in pieces)
 
 
-@settings(derandomize=True, max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.sampled_from([*"你".encode(), *"😀é".encode(), 65, 256, 257, 258, 259]), max_size=24))
 def test_pieces_add_up_where_a_decoder_takes_back_what_it_gave(tokens: list[int]) -> None:
     fallback = ByteFallback()
@@ -112,7 +112,7 @@ def test_text_ends_at_the_first_stop_string(
     assert (given_out, answer.met) == (expected, met)
 
 
-@settings(derandomize=True, max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text("ab", max_size=20), st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3))
 def test_stop_strings_cut_where_a_search_of_the_whole_text_would(
     tokenizer: Tokenizer, text: str, stops: list[str]

@@ -47,7 +47,7 @@ def sources(draw: st.DrawFn) -> list[CallGraph]:
 
 
 @given(graphs=sources(), seed=st.integers(0, 99))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 def test_drawn_graphs_are_acyclic_combinations_of_calls_that_occurred(graphs: list[CallGraph], seed: int) -> None:
     model = learn_model("m", graphs)
     known = {
